@@ -1,0 +1,317 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"io"
+	"math"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/lawnberry/lawnberry/internal/packet"
+)
+
+// striped is a lock per client id, shared by the ids that hash alike. It is held while a connection takes a session
+// over, and while a session or a delayed Will runs out.
+type striped struct {
+	seed  maphash.Seed
+	locks [256]sync.Mutex
+}
+
+func (s *striped) of(id string) *sync.Mutex {
+	return &s.locks[maphash.String(s.seed, id)%uint64(len(s.locks))]
+}
+
+// serve runs one network connection from CONNECT to its end.
+func (b *Broker) serve(nc net.Conn, remote string) {
+	c := &conn{broker: b, nc: nc, remote: remote, done: make(chan struct{}), maxPacket: maxPacketSize, sendMax: math.MaxUint16, problemInfo: true}
+	if !b.admit(c) {
+		_ = nc.Close()
+		return
+	}
+	defer b.forget(c)
+	c.reader = packet.NewReader(c, handshakePacket)
+	_ = nc.SetDeadline(time.Now().Add(b.limits.handshake))
+	connect, err := c.readConnect()
+	if err != nil {
+		b.log.Info("connection refused", "remote", remote, "error", err)
+		c.linger()
+		_ = nc.Close()
+		return
+	}
+	if !c.welcome(connect) {
+		c.linger()
+		_ = nc.Close()
+		return
+	}
+	defer b.releasePlace()
+	c.run()
+}
+
+// readConnect reads and checks the first packet; what is answered to a bad one is answered here.
+func (c *conn) readConnect() (*packet.Connect, error) {
+	first, body, err := c.reader.Next()
+	if err != nil {
+		if errors.Is(err, io.EOF) {
+			err = errors.New("closed before CONNECT")
+		} else if isTimeout(err) {
+			err = fmt.Errorf("no CONNECT within %v", c.broker.limits.handshake)
+		}
+		return nil, err
+	}
+	if packet.Type(first>>4) != packet.CONNECT {
+		return nil, errors.New("first packet is not CONNECT [MQTT-3.1.0-1]")
+	}
+	// The level decides how a refusal is worded, also when the rest cannot be decoded.
+	c.version = packet.V311
+	if len(body) > 6 && body[6] >= byte(packet.V5) {
+		c.version = packet.V5
+	}
+	p, err := packet.Decode(first, body, c.version)
+	if err != nil {
+		var violation *packet.Error
+		if errors.As(err, &violation) && (c.version == packet.V5 || violation.Code == packet.UnsupportedVersion) {
+			c.refuse(violation.Code, violation.Text)
+		}
+		return nil, err
+	}
+	connect, ok := p.(*packet.Connect)
+	if !ok {
+		return nil, errors.New("first packet is not CONNECT [MQTT-3.1.0-1]")
+	}
+	return connect, nil
+}
+
+// refuse answers CONNECT with a failure.
+func (c *conn) refuse(code packet.Code, reason string) {
+	ack := packet.Connack{Code: code}
+	if c.version == packet.V5 && c.problemInfo {
+		ack.Properties.ReasonString = []byte(reason)
+	}
+	if out := c.appendBounded(nil, &ack, &ack.Properties); len(out) > 0 {
+		_, _ = c.nc.Write(out)
+	}
+}
+
+// welcome answers CONNECT. On success it returns true, and c holds its session.
+func (c *conn) welcome(p *packet.Connect) bool {
+	b := c.broker
+	c.version = p.Version
+	if v := p.Properties.RequestProblem; v.OK {
+		c.problemInfo = v.V != 0
+	}
+	if v := p.Properties.MaximumPacketSize; v.OK {
+		c.maxPacket = int(min(v.V, maxPacketSize))
+	}
+	if v := p.Properties.ReceiveMaximum; v.OK {
+		c.sendMax = int(v.V)
+	}
+	c.aliasMax = min(int(p.Properties.TopicAliasMaximum.V), outboundAliases)
+	c.keepAlive = time.Duration(p.KeepAlive) * time.Second
+
+	id := string(p.ClientID)
+	ack := packet.Connack{}
+	code, reason := b.examine(c, p)
+	if code == packet.Success && id == "" {
+		id = "auto-" + uuid.NewString()
+		ack.Properties.AssignedClientID = []byte(id)
+	}
+	if code == packet.Success && !b.claimPlace(id) {
+		code, reason = packet.ServerBusy, fmt.Sprintf("%d connections are open, and that is the limit", b.limits.connections)
+	}
+	if code != packet.Success {
+		b.log.Warn("client refused", "client", id, "remote", c.remote, "user", string(p.Username), "code", code.String(), "reason", reason)
+		c.refuse(code, reason)
+		return false
+	}
+
+	expiry := time.Duration(0)
+	switch {
+	case c.version == packet.V5:
+		expiry = expiryOf(p.Properties.SessionExpiry.V)
+	case !p.CleanStart:
+		expiry = forever
+	}
+	c.neverExpire = expiry == 0
+	var w *will
+	if p.Will != nil {
+		w = newWill(p.Will)
+	}
+	if limit := b.limits.keepAlive; limit > 0 && c.version == packet.V5 && (c.keepAlive == 0 || c.keepAlive > limit) {
+		c.keepAlive = limit
+		ack.Properties.ServerKeepAlive = packet.Some(uint16(limit / time.Second))
+	}
+
+	present, err := b.hold(c, id, p.CleanStart, expiry, w)
+	if err != nil {
+		b.log.Warn("client refused", "client", id, "remote", c.remote, "error", err)
+		c.refuse(packet.ServerUnavailable, err.Error())
+		b.releasePlace()
+		return false
+	}
+	c.reader.SetMax(b.limits.packet)
+	ack.SessionPresent = present
+	if c.version == packet.V5 {
+		ack.Properties.ReceiveMaximum = packet.Some(uint16(receiveMax))
+		ack.Properties.MaximumPacketSize = packet.Some(uint32(b.limits.packet))
+		ack.Properties.TopicAliasMaximum = packet.Some(uint16(inboundAliases))
+	}
+	_ = c.nc.SetDeadline(time.Time{})
+	c.session.mu.Lock()
+	// Ahead of everything, also of a farewell that came meanwhile.
+	c.control = append(c.appendBounded(nil, &ack, &ack.Properties), c.control...)
+	c.session.mu.Unlock()
+	b.log.Info("client connected", "client", id, "remote", c.remote, "version", versionName(c.version), "resumed", present, "keepalive", c.keepAlive)
+	return true
+}
+
+// examine decides whether p may come in.
+func (b *Broker) examine(c *conn, p *packet.Connect) (packet.Code, string) {
+	if len(p.Properties.AuthMethod) > 0 {
+		return packet.BadAuthenticationMethod, "no authentication methods are supported beyond user name and password"
+	}
+	if len(p.ClientID) == 0 && p.Version == packet.V311 && !p.CleanStart {
+		return packet.ClientIDNotValid, "an empty client id needs a clean session [MQTT-3.1.3-8]"
+	}
+	if b.options.Authenticate != nil {
+		ctx, cancel := context.WithTimeout(b.ctx, b.limits.handshake)
+		defer cancel()
+		err := b.options.Authenticate(ctx, Login{
+			ClientID: string(p.ClientID), Username: string(p.Username),
+			Password: p.Password, HasPassword: p.HasPass, Remote: c.remote,
+		})
+		if err != nil {
+			b.log.Warn("authentication failed", "client", string(p.ClientID), "user", string(p.Username), "remote", c.remote, "error", err)
+			return packet.BadUserNameOrPassword, "bad user name or password"
+		}
+	}
+	if p.Will != nil {
+		topic := string(p.Will.Topic)
+		if reserved(topic) {
+			return packet.NotAuthorized, "the Will's topic is the broker's own"
+		}
+		if strings.Count(topic, "/") >= maxLevels {
+			return packet.TopicNameInvalid, fmt.Sprintf("the Will's topic has more than %d levels", maxLevels)
+		}
+	}
+	return packet.Success, ""
+}
+
+// hold gives c the session of id, made anew on a clean start or when there is none. Another connection that holds it is
+// closed first, and has finished everything it had begun when hold goes on [MQTT-3.1.4-3].
+func (b *Broker) hold(c *conn, id string, clean bool, expiry time.Duration, w *will) (present bool, err error) {
+	mu := b.connecting.of(id)
+	mu.Lock()
+	defer mu.Unlock()
+	s := b.find(id)
+	if s != nil {
+		if last := s.holder(); last != nil {
+			last.stop(packet.SessionTakenOver, "another client connected with this client id")
+			<-last.done
+		}
+		if clean {
+			b.end(s)
+		}
+		s = b.find(id)
+	}
+	present = s != nil
+	if s == nil {
+		if s, err = b.newSession(id); err != nil {
+			return false, err
+		}
+	}
+	c.session = s
+	c.wake.L, c.room.L = &s.mu, &s.mu
+	c.routes = routeCache{from: s, routes: make(map[string]*route)}
+	s.attach(c, w, expiry)
+	return present, nil
+}
+
+// current returns the connection that holds the session now, or nil.
+func (s *session) current() *conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.conn
+}
+
+// holder returns the connection that holds or held the session last.
+func (s *session) holder() *conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.last
+}
+
+func (b *Broker) find(id string) *session {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.sessions[id]
+}
+
+func (b *Broker) newSession(id string) (*session, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closing {
+		return nil, errors.New("shutting down")
+	}
+	if len(b.sessions) >= b.limits.sessions {
+		return nil, fmt.Errorf("%d sessions are kept, and that is the limit", b.limits.sessions)
+	}
+	s := &session{broker: b, id: id, subs: make(map[string]*subscription), inbound: make(map[uint16]bool)}
+	b.sessions[id] = s
+	return s, nil
+}
+
+// expire ends s when it is still as it was when its expiry began to run.
+func (b *Broker) expire(s *session, connects int) {
+	mu := b.connecting.of(s.id)
+	mu.Lock()
+	defer mu.Unlock()
+	s.mu.Lock()
+	due := s.conn == nil && s.connects == connects && !s.ended
+	s.mu.Unlock()
+	if due {
+		b.log.Info("session expired", "client", s.id)
+		b.stats.expiredSessions.Add(1)
+		b.end(s)
+	}
+}
+
+// end ends s: its delayed Will is published, its subscriptions are gone, and shared messages go to other members.
+// The caller made sure that no connection holds it. It does nothing to a session that has ended.
+func (b *Broker) end(s *session) {
+	b.mu.Lock()
+	if b.sessions[s.id] != s {
+		b.mu.Unlock()
+		return
+	}
+	delete(b.sessions, s.id)
+	b.mu.Unlock()
+	if w := s.takeWill(nil); w != nil {
+		b.publishWill(s, w)
+	}
+	b.tree.removeAll(s)
+	for _, it := range s.close() {
+		b.deliverShared(it.delivery.group, it.message)
+	}
+}
+
+// expiryOf converts a Session Expiry Interval.
+func expiryOf(seconds uint32) time.Duration {
+	if seconds == math.MaxUint32 {
+		return forever
+	}
+	return time.Duration(seconds) * time.Second
+}
+
+func versionName(v packet.Version) string {
+	if v == packet.V5 {
+		return "5.0"
+	}
+	return "3.1.1"
+}

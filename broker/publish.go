@@ -1,0 +1,226 @@
+package broker
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/lawnberry/lawnberry/internal/packet"
+)
+
+// routeCache remembers the routes of the topics that one publisher uses.
+type routeCache struct {
+	from       *session
+	generation uint64
+	routes     map[string]*route
+}
+
+// maxRoutes bounds a cache; a publisher of more topics starts it afresh now and then.
+const maxRoutes = 1024
+
+// known returns the cached route's own copy of topic, to save making another.
+func (c *routeCache) known(topic []byte) (string, bool) {
+	r, ok := c.routes[string(topic)]
+	if !ok {
+		return "", false
+	}
+	return r.topic, true
+}
+
+// route returns the present route of topic.
+func (c *routeCache) route(b *Broker, topic string) *route {
+	if c.routes != nil {
+		if c.generation == b.tree.generation.Load() {
+			if r := c.routes[topic]; r != nil {
+				return r
+			}
+		} else {
+			clear(c.routes)
+		}
+	}
+	r, generation := b.tree.match(topic, c.from)
+	if c.routes != nil {
+		if generation != c.generation || len(c.routes) >= maxRoutes {
+			clear(c.routes)
+			c.generation = generation
+		}
+		c.routes[topic] = &r
+	}
+	return &r
+}
+
+// distribute stores m when it is retained, and queues it for everyone it concerns. It never waits for a subscriber.
+// The code is what a publisher is told at QoS 1 and 2.
+func (b *Broker) distribute(m *message, routes *routeCache) packet.Code {
+	m.urgent = strings.HasPrefix(m.topic, b.urgentPrefix)
+	if !m.retain {
+		return b.fanOut(m, routes.route(b, m.topic), routes.from)
+	}
+	mu := b.retained.stripe(m.topic)
+	mu.Lock()
+	defer mu.Unlock()
+	stored := true
+	if len(m.payload) == 0 {
+		b.retained.remove(m.topic, nil) // [MQTT-3.3.1-6]
+	} else if stored = b.retained.set(m, b.limits.retained); !stored {
+		b.log.Warn("retained message not stored: too many", "topic", m.topic, "limit", b.limits.retained)
+	}
+	// The route is read after the store: who subscribed before gets m live, who subscribed later finds it stored.
+	code := b.fanOut(m, routes.route(b, m.topic), routes.from)
+	switch {
+	case !stored:
+		return packet.QuotaExceeded
+	case code == packet.NoMatchingSubscribers && len(m.payload) > 0:
+		return packet.Success // it was stored
+	}
+	return code
+}
+
+func (b *Broker) fanOut(m *message, r *route, from *session) packet.Code {
+	if len(r.deliveries) == 0 && len(r.groups) == 0 {
+		return packet.NoMatchingSubscribers
+	}
+	code := packet.Success
+	for _, d := range r.deliveries {
+		if d.session.enqueue(m, d, m.retain && d.asPublish) == refused {
+			code = packet.QuotaExceeded
+		}
+	}
+	for _, g := range r.groups {
+		if b.deliverShared(g, m) == refused {
+			code = packet.QuotaExceeded
+		}
+	}
+	return code
+}
+
+// deliverShared gives m to one member of g: the next connected one that takes it, else one whose session is kept.
+func (b *Broker) deliverShared(g *group, m *message) verdict {
+	b.tree.mu.RLock()
+	defer b.tree.mu.RUnlock()
+	n := uint32(len(g.members))
+	if n == 0 {
+		return ignored
+	}
+	start := g.next.Add(1)
+	worst := ignored
+	for _, online := range [...]bool{true, false} {
+		for i := range n {
+			sub := g.members[(start+i)%n]
+			if sub.session.online() != online {
+				continue
+			}
+			switch sub.session.enqueue(m, sub.own, m.retain && sub.asPublish) {
+			case accepted:
+				return accepted
+			case refused:
+				worst = refused
+			}
+		}
+	}
+	return worst
+}
+
+// onPublish handles a PUBLISH from the client.
+func (c *conn) onPublish(first byte, body []byte) error {
+	b, s, p := c.broker, c.session, &c.publish
+	if err := p.Decode(first, body, c.version); err != nil {
+		return err
+	}
+	b.stats.publishes.Add(1)
+	b.stats.publishBytes.Add(uint64(len(p.Payload)))
+	if len(p.Properties.SubscriptionIDs) > 0 {
+		return protocolError("PUBLISH: subscription identifier from a client [MQTT-3.3.4-6]")
+	}
+	topic, err := c.topicOf(p)
+	if err != nil {
+		return err
+	}
+	if p.QoS == 2 {
+		if _, again := s.inbound[p.ID]; again { // sent again before its PUBREL [MQTT-4.3.3-10]
+			c.answer(packet.PUBREC, p.ID, packet.Success)
+			return nil
+		}
+		if c.pending >= receiveMax {
+			return &packet.Error{Code: packet.ReceiveMaximumExceeded,
+				Text: fmt.Sprintf("more than %d QoS 2 messages without PUBREL [MQTT-3.3.4-9]", receiveMax)}
+		}
+	}
+	code := c.forbidden(topic)
+	if code == packet.Success {
+		m := newMessage(topic, &p.Properties, p.Payload, b.now())
+		m.qos, m.retain = p.QoS, p.Retain
+		code = b.distribute(m, &c.routes)
+	} else {
+		b.stats.dropped.Add(1)
+		b.log.Debug("publication refused", "client", s.id, "topic", topic, "code", code.String())
+	}
+	// Whatever was made durable was made so before here: this is where a publisher's message becomes ours.
+	switch p.QoS {
+	case 1:
+		c.answer(packet.PUBACK, p.ID, code)
+	case 2:
+		if code < 0x80 || c.version != packet.V5 {
+			s.inbound[p.ID] = true
+			c.pending++
+		}
+		c.answer(packet.PUBREC, p.ID, code)
+	}
+	return nil
+}
+
+// onRelease handles PUBREL.
+func (c *conn) onRelease(id uint16) {
+	code := packet.Success
+	counted, known := c.session.inbound[id]
+	if !known {
+		code = packet.PacketIDNotFound
+	} else {
+		delete(c.session.inbound, id)
+		if counted {
+			c.pending--
+		}
+	}
+	c.answer(packet.PUBCOMP, id, code)
+}
+
+// topicOf returns the topic of p, resolving and learning its alias [MQTT-3.3.2.3.4].
+func (c *conn) topicOf(p *packet.Publish) (string, error) {
+	alias := int(p.Properties.TopicAlias.V)
+	if p.Properties.TopicAlias.OK && (alias == 0 || alias > inboundAliases) {
+		return "", &packet.Error{Code: packet.TopicAliasInvalid,
+			Text: fmt.Sprintf("topic alias %d, want 1 to %d [MQTT-3.3.2-9]", alias, inboundAliases)}
+	}
+	if len(p.Topic) == 0 {
+		if alias > len(c.aliases) || alias == 0 || c.aliases[alias-1] == "" {
+			return "", protocolError("PUBLISH: unknown topic alias [MQTT-3.3.2-8]")
+		}
+		return c.aliases[alias-1], nil
+	}
+	topic, known := c.routes.known(p.Topic)
+	if !known {
+		topic = string(p.Topic)
+	}
+	if alias > 0 {
+		for len(c.aliases) < alias {
+			c.aliases = append(c.aliases, "")
+		}
+		c.aliases[alias-1] = topic
+	}
+	return topic, nil
+}
+
+// forbidden returns why a client may not publish on topic, or Success.
+func (c *conn) forbidden(topic string) packet.Code {
+	switch {
+	case reserved(topic):
+		return packet.NotAuthorized
+	case strings.Count(topic, "/") >= maxLevels:
+		return packet.TopicNameInvalid
+	}
+	return packet.Success
+}
+
+// reserved reports whether topic is the broker's own.
+func reserved(topic string) bool {
+	return topic == "$SYS" || strings.HasPrefix(topic, "$SYS/") || strings.HasPrefix(topic, "$share/")
+}

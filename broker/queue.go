@@ -1,0 +1,135 @@
+package broker
+
+// An item is one message queued for one session.
+type item struct {
+	message  *message
+	delivery *delivery
+	order    uint64 // of arrival in the session
+	retain   bool   // the retain flag to send
+	qos      byte
+}
+
+// ring is a first-in, first-out queue that grows and shrinks with its content.
+type ring struct {
+	items []item // len is a power of two or 0
+	head  int
+	count int
+}
+
+func (r *ring) push(it item) {
+	if r.count == len(r.items) {
+		r.resize(max(16, 2*len(r.items)))
+	}
+	r.items[(r.head+r.count)&(len(r.items)-1)] = it
+	r.count++
+}
+
+func (r *ring) front() *item {
+	if r.count == 0 {
+		return nil
+	}
+	return &r.items[r.head]
+}
+
+func (r *ring) pop() item {
+	it := r.items[r.head]
+	r.items[r.head] = item{}
+	r.head = (r.head + 1) & (len(r.items) - 1)
+	r.count--
+	if r.count == 0 && len(r.items) > 1024 {
+		*r = ring{}
+	}
+	return it
+}
+
+func (r *ring) resize(n int) {
+	items := make([]item, n)
+	for i := range r.count {
+		items[i] = r.items[(r.head+i)&(len(r.items)-1)]
+	}
+	r.items, r.head = items, 0
+}
+
+// A lane is the messages of one urgency. QoS 0 is kept apart because its bound drops the oldest; the order of arrival
+// is restored when both are read.
+type lane struct {
+	qos0     ring
+	reliable ring // QoS 1 and 2
+}
+
+// next returns the ring that holds the oldest message that may be sent; window tells whether QoS 1 and 2 may.
+func (l *lane) next(window bool) *ring {
+	a, b := l.qos0.front(), l.reliable.front()
+	if !window {
+		b = nil
+	}
+	switch {
+	case a == nil && b == nil:
+		return nil
+	case b == nil || a != nil && a.order < b.order:
+		return &l.qos0
+	}
+	return &l.reliable
+}
+
+// An inflight is a QoS 1 or 2 message that was sent and is not yet acknowledged to the end.
+type inflight struct {
+	item
+	id      uint16 // 0 is an unused slot
+	sent    uint64 // order of the first sending
+	release bool   // PUBREC has come: PUBREL is what is outstanding
+	counted bool   // against the receive maximum of the current connection
+}
+
+// window is the messages in flight to one session: a table by packet identifier whose size is a power of two, so that
+// an identifier's slot is its low bits. An identifier is used only when its slot is free.
+type window struct {
+	slots []inflight
+	count int
+	last  uint16 // the identifier given last
+	sent  uint64 // messages ever added
+}
+
+func (w *window) get(id uint16) *inflight {
+	if len(w.slots) == 0 || id == 0 {
+		return nil
+	}
+	if f := &w.slots[int(id)&(len(w.slots)-1)]; f.id == id {
+		return f
+	}
+	return nil
+}
+
+// add gives it a packet identifier. The caller keeps count below 32,768.
+func (w *window) add(it item) *inflight {
+	if 2*w.count >= len(w.slots) {
+		w.grow()
+	}
+	for {
+		w.last++
+		if w.last == 0 {
+			w.last = 1
+		}
+		if f := &w.slots[int(w.last)&(len(w.slots)-1)]; f.id == 0 {
+			*f = inflight{item: it, id: w.last, sent: w.sent, counted: true}
+			w.count++
+			w.sent++
+			return f
+		}
+	}
+}
+
+func (w *window) grow() {
+	old := w.slots
+	w.slots = make([]inflight, max(16, 2*len(old)))
+	for _, f := range old {
+		if f.id != 0 {
+			w.slots[int(f.id)&(len(w.slots)-1)] = f
+		}
+	}
+}
+
+func (w *window) remove(f *inflight) {
+	*f = inflight{}
+	w.count--
+}

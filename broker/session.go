@@ -1,0 +1,350 @@
+package broker
+
+import (
+	"cmp"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/lawnberry/lawnberry/internal/packet"
+)
+
+// A session is what the broker keeps for one client id [MQTT-4.1]. It outlives its connections until it expires.
+type session struct {
+	broker *Broker
+	id     string
+	subs   map[string]*subscription // by filter; guarded by broker.tree.mu
+
+	// inbound is the QoS 2 packet identifiers received and not yet released; true when they count against the receive
+	// maximum of the present connection. Owned by the reader of the connection that holds the session.
+	inbound map[uint16]bool
+
+	mu    sync.Mutex // guards everything below
+	conn  *conn      // nil while offline
+	last  *conn      // the connection that held the session last, or holds it
+	ended bool       // no longer a session; what arrives is discarded
+
+	order    uint64
+	urgent   lane
+	ordinary lane
+	queued   int // QoS 1 and 2 messages in the lanes
+	bytes    int // their size
+	bytes0   int // size of the QoS 0 messages in the lanes
+	window   window
+	resend   []uint16 // identifiers to send again on this connection, oldest first
+
+	expiry      time.Duration // forever is kept until a clean start
+	expiryTimer *time.Timer
+	connects    int   // how often a connection took the session
+	will        *will // of the present connection, or delayed from the last one
+	willTimer   *time.Timer
+	dropped     uint64 // messages lost at a bound
+}
+
+const forever = time.Duration(1<<63 - 1)
+
+// verdict is what became of a message at one session.
+type verdict uint8
+
+const (
+	accepted verdict = iota
+	ignored          // nobody there to take it: session ended, or QoS 0 while offline
+	refused          // a bound is reached
+)
+
+// enqueue queues m for the session. It never waits.
+func (s *session) enqueue(m *message, d *delivery, retain bool) verdict {
+	qos := min(m.qos, d.qos)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended || qos == 0 && s.conn == nil {
+		return ignored
+	}
+	l := &s.ordinary
+	if m.urgent {
+		l = &s.urgent
+	}
+	o := &s.broker.limits
+	size := m.size()
+	it := item{message: m, delivery: d, order: s.order, retain: retain, qos: qos}
+	s.order++
+	if qos == 0 {
+		for l.qos0.count > 0 && (l.qos0.count >= o.queue0 || s.bytes0+size > o.queue0Bytes) {
+			s.bytes0 -= l.qos0.pop().message.size()
+			s.drop(1)
+		}
+		l.qos0.push(it)
+		s.bytes0 += size
+	} else {
+		if s.queued >= o.queue || s.bytes+size > o.queueBytes {
+			s.drop(1)
+			if s.conn != nil {
+				s.conn.stopLocked(packet.QuotaExceeded, "too slow: its queue is full")
+			}
+			return refused
+		}
+		l.reliable.push(it)
+		s.queued++
+		s.bytes += size
+	}
+	if s.conn != nil {
+		s.conn.wake.Signal()
+	}
+	return accepted
+}
+
+// drop counts n lost messages. Caller holds mu.
+func (s *session) drop(n int) {
+	if s.dropped == 0 {
+		s.broker.log.Warn("messages dropped: session too slow", "client", s.id, "queued", s.queued, "bytes", s.bytes+s.bytes0)
+	}
+	s.dropped += uint64(n)
+	s.broker.stats.dropped.Add(uint64(n))
+}
+
+// fill appends what may be sent on c now, up to about limit bytes. Caller holds mu.
+func (s *session) fill(buf []byte, c *conn, limit int) []byte {
+	now := s.broker.now()
+	for len(s.resend) > 0 && len(buf) < limit {
+		f := s.window.get(s.resend[0])
+		if f == nil { // acknowledged meanwhile
+			s.resend = s.resend[1:]
+			continue
+		}
+		if f.release {
+			buf = packet.AppendAck(buf, packet.PUBREL, c.version, f.id, packet.Success)
+		} else {
+			if c.unacked >= c.sendMax {
+				break
+			}
+			var sent bool
+			if buf, sent = c.appendPublish(buf, &f.item, f.id, true, now); !sent { // too large for this connection [MQTT-3.1.2-25]
+				s.window.remove(f)
+				s.drop(1)
+				s.resend = s.resend[1:]
+				continue
+			}
+			f.counted = true
+			c.unacked++
+		}
+		s.resend = s.resend[1:]
+	}
+	for len(buf) < limit {
+		open := len(s.resend) == 0 && c.unacked < c.sendMax && s.window.count < maxInflight
+		r := s.urgent.next(open)
+		if r == nil {
+			if r = s.ordinary.next(open); r == nil {
+				break
+			}
+		}
+		it := r.pop()
+		size := it.message.size()
+		if it.qos == 0 {
+			s.bytes0 -= size
+		} else {
+			s.queued--
+			s.bytes -= size
+		}
+		if it.message.expires <= now {
+			s.broker.stats.expired.Add(1)
+			continue
+		}
+		var id uint16
+		var f *inflight
+		if it.qos > 0 {
+			f = s.window.add(it)
+			id = f.id
+		}
+		var sent bool
+		if buf, sent = c.appendPublish(buf, &it, id, false, now); !sent {
+			if f != nil {
+				s.window.remove(f)
+			}
+			s.drop(1)
+			continue
+		}
+		if f != nil {
+			c.unacked++
+		}
+	}
+	return buf
+}
+
+// ready reports whether fill would append something. Caller holds mu.
+func (s *session) ready(c *conn) bool {
+	if len(s.resend) > 0 {
+		f := s.window.get(s.resend[0])
+		if f == nil || f.release || c.unacked < c.sendMax {
+			return true
+		}
+	}
+	open := len(s.resend) == 0 && c.unacked < c.sendMax && s.window.count < maxInflight
+	return s.urgent.next(open) != nil || s.ordinary.next(open) != nil
+}
+
+// acknowledge handles PUBACK, PUBREC and PUBCOMP from the client. For a PUBREC it returns the code to answer with
+// in PUBREL; answer is false when nothing is to be sent.
+func (s *session) acknowledge(c *conn, a *packet.Ack) (code packet.Code, answer bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f := s.window.get(a.ID)
+	switch a.Kind {
+	case packet.PUBACK:
+		if f == nil {
+			return 0, false, nil
+		}
+		if f.qos != 1 {
+			return 0, false, protocolError("PUBACK for a message sent with QoS 2 [MQTT-4.3.3]")
+		}
+		s.settle(c, f)
+	case packet.PUBREC:
+		if f == nil {
+			return packet.PacketIDNotFound, true, nil
+		}
+		if f.qos != 2 {
+			return 0, false, protocolError("PUBREC for a message sent with QoS 1 [MQTT-4.3.2]")
+		}
+		if a.Code >= 0x80 { // the client does not want it: the flow ends here [MQTT-4.3.3]
+			s.settle(c, f)
+			return 0, false, nil
+		}
+		f.release = true
+		f.message = nil // PUBREL is all that may follow [MQTT-4.3.3-6]
+		return packet.Success, true, nil
+	case packet.PUBCOMP:
+		if f == nil {
+			return 0, false, nil
+		}
+		if f.qos != 2 || !f.release && a.Code < 0x80 {
+			return 0, false, protocolError("PUBCOMP without PUBREL [MQTT-4.3.3]")
+		}
+		s.settle(c, f)
+	}
+	return 0, false, nil
+}
+
+// settle ends the flow of f. Caller holds mu.
+func (s *session) settle(c *conn, f *inflight) {
+	if f.counted && c.unacked > 0 {
+		c.unacked--
+	}
+	s.window.remove(f)
+	if s.conn != nil {
+		s.conn.wake.Signal()
+	}
+}
+
+// attach gives the session to c, which resends what was in flight. The caller made sure that no other connection holds it.
+func (s *session) attach(c *conn, w *will, expiry time.Duration) {
+	for id := range s.inbound {
+		s.inbound[id] = false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	stopTimer(&s.expiryTimer)
+	stopTimer(&s.willTimer)
+	s.connects++
+	s.conn, s.last = c, c
+	s.will = w
+	s.expiry = expiry
+	s.resend = s.resend[:0]
+	for i := range s.window.slots {
+		if f := &s.window.slots[i]; f.id != 0 {
+			f.counted = false
+			s.resend = append(s.resend, f.id)
+		}
+	}
+	slices.SortFunc(s.resend, func(a, b uint16) int {
+		return cmp.Compare(s.window.get(a).sent, s.window.get(b).sent)
+	})
+}
+
+// detach takes the session from c. The Will, when there is one left, is published now or after its delay, and the
+// session ends when its expiry has passed [MQTT-3.1.2-8, MQTT-3.1.3-9, MQTT-4.1.0-2].
+func (s *session) detach(c *conn) {
+	s.mu.Lock()
+	if s.conn != c {
+		s.mu.Unlock()
+		return
+	}
+	s.conn = nil
+	for _, l := range []*lane{&s.urgent, &s.ordinary} {
+		for l.qos0.count > 0 {
+			l.qos0.pop()
+		}
+	}
+	s.bytes0 = 0
+	w, expiry := s.will, s.expiry
+	if w != nil && w.delay > 0 && expiry > 0 {
+		delay := min(w.delay, expiry)
+		s.willTimer = time.AfterFunc(delay, func() { s.broker.publishDelayedWill(s, w) })
+		w = nil
+	} else {
+		s.will = nil
+	}
+	if expiry > 0 && expiry != forever {
+		connects := s.connects
+		s.expiryTimer = time.AfterFunc(expiry, func() { s.broker.expire(s, connects) })
+	}
+	s.mu.Unlock()
+	if w != nil {
+		s.broker.publishWill(s, w)
+	}
+	if expiry == 0 {
+		s.broker.end(s)
+	}
+}
+
+// online reports whether a connection holds the session.
+func (s *session) online() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.conn != nil
+}
+
+// takeWill removes and returns the Will, when is nil or the one that must still be there.
+func (s *session) takeWill(when *will) *will {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w := s.will
+	if w == nil || when != nil && w != when {
+		return nil
+	}
+	s.will = nil
+	stopTimer(&s.willTimer)
+	return w
+}
+
+// close marks the session ended and returns the shared subscriptions' messages that nobody has got yet, oldest first,
+// for other members of their groups [MQTT-4.8.2-5].
+func (s *session) close() (orphans []item) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended = true
+	stopTimer(&s.expiryTimer)
+	stopTimer(&s.willTimer)
+	for i := range s.window.slots {
+		if f := &s.window.slots[i]; f.id != 0 && f.qos == 1 && f.delivery.group != nil {
+			orphans = append(orphans, f.item)
+		}
+	}
+	for _, l := range []*lane{&s.urgent, &s.ordinary} {
+		for l.reliable.count > 0 {
+			if it := l.reliable.pop(); it.delivery.group != nil {
+				orphans = append(orphans, it)
+			}
+		}
+	}
+	slices.SortFunc(orphans, func(a, b item) int { return cmp.Compare(a.order, b.order) })
+	s.window = window{}
+	s.resend = nil
+	s.queued, s.bytes = 0, 0
+	return orphans
+}
+
+func stopTimer(t **time.Timer) {
+	if *t != nil {
+		(*t).Stop()
+		*t = nil
+	}
+}

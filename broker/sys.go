@@ -1,0 +1,195 @@
+package broker
+
+import (
+	"fmt"
+	"math"
+	"runtime/metrics"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/lawnberry/lawnberry/internal/packet"
+)
+
+// counters count since Start.
+type counters struct {
+	opened                       atomic.Uint64 // network connections
+	received, sent               atomic.Uint64 // packets of any type; see sysTopics
+	publishes, published         atomic.Uint64 // PUBLISH packets in, out
+	publishBytes, publishedBytes atomic.Uint64 // their payloads
+	bytesReceived, bytesSent     atomic.Uint64
+	dropped, expired             atomic.Uint64 // messages lost at a bound; messages whose expiry passed in a queue
+	expiredSessions              atomic.Uint64
+	maximum                      int // clients at once; guarded by Broker.mu
+	loads                        [7]load
+	lastLoad                     int64
+}
+
+// Stats are counters since Start and gauges of now.
+type Stats struct {
+	Started       time.Time
+	Connections   int // clients let in
+	Sessions      int // connected or kept
+	Subscriptions int
+	Retained      int
+	Queued        int    // QoS 1 and 2 messages that wait to be sent
+	Received      uint64 // PUBLISH packets from clients
+	Sent          uint64 // PUBLISH packets to clients
+	BytesReceived uint64 // on the wire
+	BytesSent     uint64
+	Dropped       uint64 // messages lost at a bound or refused, each once per session
+	Expired       uint64 // messages whose expiry passed before they were sent
+}
+
+// Stats returns the present figures. It costs a lock per session.
+func (b *Broker) Stats() Stats {
+	b.mu.Lock()
+	s := Stats{Started: b.started, Connections: b.clients, Sessions: len(b.sessions)}
+	sessions := make([]*session, 0, len(b.sessions))
+	for _, x := range b.sessions {
+		sessions = append(sessions, x)
+	}
+	b.mu.Unlock()
+	for _, x := range sessions {
+		x.mu.Lock()
+		s.Queued += x.queued
+		x.mu.Unlock()
+	}
+	b.tree.mu.RLock()
+	s.Subscriptions = b.tree.count
+	b.tree.mu.RUnlock()
+	b.retained.mu.RLock()
+	s.Retained = b.retained.count
+	b.retained.mu.RUnlock()
+	s.Received, s.Sent = b.stats.publishes.Load(), b.stats.published.Load()
+	s.BytesReceived, s.BytesSent = b.stats.bytesReceived.Load(), b.stats.bytesSent.Load()
+	s.Dropped, s.Expired = b.stats.dropped.Load(), b.stats.expired.Load()
+	return s
+}
+
+// A load is the moving averages of a counter's rate per minute over 1, 5 and 15 minutes.
+type load struct {
+	name    string
+	count   func() uint64
+	last    uint64
+	average [3]float64
+}
+
+var loadMinutes = [3]int{1, 5, 15}
+
+func (c *counters) start(now int64) {
+	c.lastLoad = now
+	for i, l := range [...]struct {
+		name  string
+		count *atomic.Uint64
+	}{
+		{"messages/received", &c.received}, {"messages/sent", &c.sent},
+		{"publish/received", &c.publishes}, {"publish/sent", &c.published},
+		{"bytes/received", &c.bytesReceived}, {"bytes/sent", &c.bytesSent},
+		{"sockets", &c.opened},
+	} {
+		c.loads[i] = load{name: l.name, count: l.count.Load}
+	}
+}
+
+// housekeeping publishes the broker's own topics, by Mosquitto's names, and clears away retained messages that have expired.
+func (b *Broker) housekeeping() {
+	interval := or(b.options.SysInterval, 10*time.Second)
+	publish := interval > 0
+	if !publish {
+		interval = 10 * time.Second
+	}
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	previous := make(map[string]string)
+	for {
+		if publish {
+			b.sysTopics(func(topic, value string) {
+				if previous[topic] != value {
+					previous[topic] = value
+					b.publishOwn("$SYS/broker/"+topic, value)
+				}
+			})
+		}
+		for _, m := range b.retained.expired(b.now()) {
+			b.retained.remove(m.topic, m)
+		}
+		select {
+		case <-ticker.C:
+		case <-b.ctx.Done():
+			return
+		}
+	}
+}
+
+// publishOwn publishes a retained message of the broker's own.
+func (b *Broker) publishOwn(topic, value string) {
+	m := newMessage(topic, &packet.Properties{}, []byte(value), 0)
+	m.retain = true
+	b.distribute(m, &routeCache{})
+}
+
+func (b *Broker) sysTopics(publish func(topic, value string)) {
+	number := func(topic string, n uint64) { publish(topic, strconv.FormatUint(n, 10)) }
+	count := func(topic string, n int) { publish(topic, strconv.Itoa(n)) }
+	s := b.Stats()
+	b.mu.Lock()
+	maximum := b.stats.maximum
+	b.mu.Unlock()
+	b.tree.mu.RLock()
+	shared := b.tree.shared
+	b.tree.mu.RUnlock()
+	b.retained.mu.RLock()
+	retainedBytes := b.retained.bytes
+	b.retained.mu.RUnlock()
+
+	version := b.options.Version
+	if version == "" {
+		version = "lawnberry"
+	}
+	publish("version", version)
+	publish("uptime", fmt.Sprintf("%d seconds", int(time.Since(b.started).Seconds())))
+	count("clients/connected", s.Connections)
+	count("clients/active", s.Connections)
+	count("clients/disconnected", max(s.Sessions-s.Connections, 0))
+	count("clients/inactive", max(s.Sessions-s.Connections, 0))
+	count("clients/total", s.Sessions)
+	count("clients/maximum", maximum)
+	number("clients/expired", b.stats.expiredSessions.Load())
+	number("messages/received", b.stats.received.Load())
+	number("messages/sent", b.stats.sent.Load())
+	count("messages/stored", s.Retained+s.Queued)
+	count("store/messages/count", s.Retained+s.Queued)
+	count("store/messages/bytes", retainedBytes)
+	count("retained messages/count", s.Retained)
+	count("subscriptions/count", s.Subscriptions)
+	count("shared_subscriptions/count", shared)
+	number("publish/messages/received", s.Received)
+	number("publish/messages/sent", s.Sent)
+	number("publish/messages/dropped", s.Dropped)
+	number("publish/bytes/received", b.stats.publishBytes.Load())
+	number("publish/bytes/sent", b.stats.publishedBytes.Load())
+	number("bytes/received", s.BytesReceived)
+	number("bytes/sent", s.BytesSent)
+	heap := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
+	metrics.Read(heap)
+	number("heap/current", heap[0].Value.Uint64())
+
+	now := b.now()
+	elapsed := time.Duration(now - b.stats.lastLoad)
+	b.stats.lastLoad = now
+	if elapsed <= 0 {
+		return
+	}
+	for i := range b.stats.loads {
+		l := &b.stats.loads[i]
+		n := l.count()
+		rate := float64(n-l.last) / elapsed.Minutes()
+		l.last = n
+		for j, minutes := range loadMinutes {
+			keep := math.Exp(-elapsed.Minutes() / float64(minutes))
+			l.average[j] = keep*l.average[j] + (1-keep)*rate
+			publish(fmt.Sprintf("load/%s/%dmin", l.name, minutes), strconv.FormatFloat(l.average[j], 'f', 2, 64))
+		}
+	}
+}

@@ -1,0 +1,278 @@
+package broker
+
+import (
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/lawnberry/lawnberry/topic"
+)
+
+// A subscription is one session's subscription to one filter. It is replaced, never changed, while in the tree.
+type subscription struct {
+	session   *session
+	filter    string // as subscribed, $share/group/ included
+	qos       byte
+	noLocal   bool
+	asPublish bool // retain as published
+	id        uint32
+	group     *group    // nil for an ordinary subscription
+	index     int       // in node.subs or group.members; guarded by tree.mu
+	own       *delivery // of this subscription alone, for a group
+}
+
+// A group is the members of one shared subscription: same name, same filter.
+type group struct {
+	name    string
+	node    *node
+	members []*subscription // guarded by tree.mu
+	next    atomic.Uint32
+}
+
+// A node is one level of the subscription tree.
+type node struct {
+	parent   *node
+	level    string
+	children map[string]*node
+	subs     []*subscription
+	groups   []*group
+}
+
+// tree holds all subscriptions.
+type tree struct {
+	generation atomic.Uint64 // of subs; changes with every change
+
+	mu     sync.RWMutex // guards everything below, and session.subs of every session
+	root   node
+	count  int
+	shared int
+}
+
+// add inserts sub, replacing the session's subscription to the same filter. It reports whether it is new.
+func (t *tree) add(sub *subscription, groupName, filter string) (isNew bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	defer t.generation.Add(1)
+	s := sub.session
+	old := s.subs[sub.filter]
+	if old != nil {
+		t.detach(old)
+	}
+	n := t.reach(filter)
+	if groupName == "" {
+		sub.index = len(n.subs)
+		n.subs = append(n.subs, sub)
+	} else {
+		i := slices.IndexFunc(n.groups, func(g *group) bool { return g.name == groupName })
+		if i < 0 {
+			i = len(n.groups)
+			n.groups = append(n.groups, &group{name: groupName, node: n})
+		}
+		sub.group = n.groups[i]
+		sub.own = sub.delivery()
+		sub.index = len(sub.group.members)
+		sub.group.members = append(sub.group.members, sub)
+		t.shared++
+	}
+	s.subs[sub.filter] = sub
+	t.count++
+	return old == nil
+}
+
+// remove takes away the session's subscription to filter and reports whether there was one.
+func (t *tree) remove(s *session, filter string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	sub := s.subs[filter]
+	if sub == nil {
+		return false
+	}
+	delete(s.subs, filter)
+	n := t.detach(sub)
+	t.prune(n)
+	t.generation.Add(1)
+	return true
+}
+
+// removeAll takes away all of the session's subscriptions.
+func (t *tree) removeAll(s *session) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(s.subs) == 0 {
+		return
+	}
+	for _, sub := range s.subs {
+		t.prune(t.detach(sub))
+	}
+	clear(s.subs)
+	t.generation.Add(1)
+}
+
+// countOf returns how many subscriptions s has.
+func (t *tree) countOf(s *session) int {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return len(s.subs)
+}
+
+// reach returns the node of filter, making it when missing. Caller holds mu.
+func (t *tree) reach(filter string) *node {
+	n := &t.root
+	for level := range strings.SplitSeq(filter, "/") {
+		child := n.children[level]
+		if child == nil {
+			child = &node{parent: n, level: level}
+			if n.children == nil {
+				n.children = make(map[string]*node)
+			}
+			n.children[level] = child
+		}
+		n = child
+	}
+	return n
+}
+
+// detach removes sub from its node or group, leaving the node in place. Caller holds mu.
+func (t *tree) detach(sub *subscription) *node {
+	t.count--
+	if g := sub.group; g != nil {
+		t.shared--
+		g.members = swapRemove(g.members, sub.index)
+		if len(g.members) == 0 {
+			g.node.groups = slices.DeleteFunc(g.node.groups, func(x *group) bool { return x == g })
+		}
+		return g.node
+	}
+	_, filter, _ := topic.SplitShared(sub.filter)
+	n := t.reach(filter)
+	n.subs = swapRemove(n.subs, sub.index)
+	return n
+}
+
+func swapRemove(list []*subscription, i int) []*subscription {
+	last := len(list) - 1
+	list[i] = list[last]
+	list[i].index = i
+	list[last] = nil
+	return list[:last]
+}
+
+// prune removes n and its ancestors while they are empty. Caller holds mu.
+func (t *tree) prune(n *node) {
+	for n.parent != nil && len(n.subs) == 0 && len(n.groups) == 0 && len(n.children) == 0 {
+		delete(n.parent.children, n.level)
+		n = n.parent
+	}
+}
+
+// A route is how the messages of one topic from one publisher are distributed, as of one generation of the tree.
+type route struct {
+	topic      string
+	deliveries []*delivery
+	groups     []*group
+}
+
+// A delivery is how one session gets the messages of one topic: the union of its matching subscriptions. Immutable.
+type delivery struct {
+	session   *session
+	qos       byte // the highest granted [MQTT-3.3.4-2]
+	asPublish bool
+	ids       []uint32 // subscription identifiers of all matching subscriptions [MQTT-3.3.4-3]
+	group     *group   // not nil when through a shared subscription
+}
+
+func (sub *subscription) delivery() *delivery {
+	d := &delivery{session: sub.session, qos: sub.qos, asPublish: sub.asPublish, group: sub.group}
+	if sub.id != 0 {
+		d.ids = []uint32{sub.id}
+	}
+	return d
+}
+
+// match returns the route for a topic as published by from (nil: the broker itself), and the generation it holds for.
+func (t *tree) match(topic string, from *session) (route, uint64) {
+	m := matching{from: from}
+	t.mu.RLock()
+	generation := t.generation.Load()
+	m.walk(&t.root, topic, true)
+	t.mu.RUnlock()
+	return route{topic: topic, deliveries: m.deliveries, groups: m.groups}, generation
+}
+
+// matching collects one route.
+type matching struct {
+	from       *session
+	deliveries []*delivery
+	groups     []*group
+	bySession  map[*session]int // index in deliveries, once there are many
+}
+
+// walk visits the nodes that match rest, the remaining levels of the topic. Caller holds tree.mu.
+func (m *matching) walk(n *node, rest string, first bool) {
+	level, tail, more := strings.Cut(rest, "/")
+	m.step(n.children[level], tail, more)
+	if first && strings.HasPrefix(level, "$") { // wildcards do not match a leading $ [MQTT-4.7.2-1]
+		return
+	}
+	m.step(n.children["+"], tail, more)
+	if n := n.children["#"]; n != nil {
+		m.take(n)
+	}
+}
+
+func (m *matching) step(n *node, tail string, more bool) {
+	switch {
+	case n == nil:
+	case more:
+		m.walk(n, tail, false)
+	default:
+		m.take(n)
+		if n := n.children["#"]; n != nil { // a/# matches a
+			m.take(n)
+		}
+	}
+}
+
+func (m *matching) take(n *node) {
+	for _, sub := range n.subs {
+		if sub.noLocal && sub.session == m.from {
+			continue
+		}
+		if d := m.find(sub.session); d != nil {
+			d.qos = max(d.qos, sub.qos)
+			d.asPublish = d.asPublish || sub.asPublish
+			if sub.id != 0 {
+				d.ids = append(d.ids, sub.id)
+			}
+			continue
+		}
+		if m.bySession != nil {
+			m.bySession[sub.session] = len(m.deliveries)
+		}
+		m.deliveries = append(m.deliveries, sub.delivery())
+	}
+	m.groups = append(m.groups, n.groups...)
+}
+
+// find returns the delivery that was already collected for s.
+func (m *matching) find(s *session) *delivery {
+	if m.bySession == nil && len(m.deliveries) > 16 {
+		m.bySession = make(map[*session]int, 4*len(m.deliveries))
+		for i, d := range m.deliveries {
+			m.bySession[d.session] = i
+		}
+	}
+	if m.bySession != nil {
+		if i, ok := m.bySession[s]; ok {
+			return m.deliveries[i]
+		}
+		return nil
+	}
+	for _, d := range m.deliveries {
+		if d.session == s {
+			return d
+		}
+	}
+	return nil
+}
