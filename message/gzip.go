@@ -1,0 +1,76 @@
+package message
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/klauspost/compress/gzip"
+)
+
+// IsCompressed reports whether body begins as gzip does.
+func IsCompressed(body []byte) bool { return len(body) >= 2 && body[0] == 0x1f && body[1] == 0x8b }
+
+// A compressor is a gzip writer with the buffer that it writes to. Making one costs far more than using it.
+type compressor struct {
+	out bytes.Buffer
+	zip *gzip.Writer
+}
+
+// A decompressor is a gzip reader with its source and the buffer it inflates to.
+type decompressor struct {
+	in  bytes.Reader
+	zip gzip.Reader
+	out bytes.Buffer
+}
+
+var (
+	compressors   = sync.Pool{New: func() any { return newCompressor() }}
+	decompressors = sync.Pool{New: func() any { return new(decompressor) }}
+)
+
+func newCompressor() *compressor {
+	c := &compressor{}
+	c.zip, _ = gzip.NewWriterLevel(&c.out, gzip.BestSpeed) // fails for an unknown level only
+	return c
+}
+
+// deflate returns body compressed, or nil if that is not smaller.
+func deflate(body []byte) []byte {
+	c := compressors.Get().(*compressor)
+	defer compressors.Put(c)
+	c.out.Reset()
+	c.zip.Reset(&c.out)
+	c.zip.Write(body) // a buffer takes everything
+	c.zip.Close()
+	if c.out.Len() >= len(body) {
+		return nil
+	}
+	return bytes.Clone(c.out.Bytes())
+}
+
+// inflate returns what body inflates to. It stops, and has kept no more, at one byte over lim.MaxPayload.
+func inflate(body []byte, lim *Limits) ([]byte, error) {
+	d := decompressors.Get().(*decompressor)
+	defer decompressors.Put(d)
+	d.in.Reset(body)
+	defer d.in.Reset(nil)
+	d.out.Reset()
+	if err := d.zip.Reset(&d.in); err != nil {
+		return nil, inflateError(err)
+	}
+	limit := lim.maxPayload()
+	n, err := d.out.ReadFrom(io.LimitReader(&d.zip, int64(limit)+1))
+	if n > int64(limit) {
+		return nil, &Error{Reason: ReasonTooLarge, Rule: fmt.Sprintf("inflates to more than %d bytes, the limit", limit)}
+	}
+	if err != nil {
+		return nil, inflateError(err)
+	}
+	return bytes.Clone(d.out.Bytes()), nil
+}
+
+func inflateError(err error) error {
+	return &Error{Reason: ReasonInflate, Rule: fmt.Sprintf("begins as gzip (1f 8b) but does not inflate: %v", err)}
+}
