@@ -88,9 +88,11 @@ const (
 	receiveMax      = 1024          // QoS 2 messages from one client that await PUBREL
 	inboundAliases  = 64
 	outboundAliases = 64
-	maxControl      = 256 << 10 // bytes of answers that a client has not read; then it is not read from
-	writeSize       = 64 << 10  // bytes collected for one write
-	opening         = 1024      // connections at once that have not sent CONNECT, beyond those let in
+	maxControl      = 256 << 10        // bytes of answers that a client has not read; then it is not read from
+	writeSize       = 64 << 10         // bytes collected for one write
+	crowd           = 512              // messages in a connected session's queue at which publishers give way to its writer
+	brake           = time.Millisecond // what a publisher is slowed by when a queue is more than half full
+	opening         = 1024             // connections at once that have not sent CONNECT, beyond those let in
 )
 
 // limits are the options with their defaults, and times that only tests change.

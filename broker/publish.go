@@ -2,7 +2,9 @@ package broker
 
 import (
 	"fmt"
+	"runtime"
 	"strings"
+	"time"
 
 	"github.com/lawnberry/lawnberry/internal/packet"
 )
@@ -49,11 +51,11 @@ func (c *routeCache) route(b *Broker, topic string) *route {
 }
 
 // distribute stores m when it is retained, and queues it for everyone it concerns. It never waits for a subscriber.
-// The code is what a publisher is told at QoS 1 and 2.
-func (b *Broker) distribute(m *message, routes *routeCache) packet.Code {
+// The code is what a publisher is told at QoS 1 and 2; fullest is the worst that the queues had to say.
+func (b *Broker) distribute(m *message, routes *routeCache) (code packet.Code, fullest verdict) {
 	m.urgent = strings.HasPrefix(m.topic, b.urgentPrefix)
 	if !m.retain {
-		return b.fanOut(m, routes.route(b, m.topic), routes.from)
+		return b.fanOut(m, routes.route(b, m.topic))
 	}
 	mu := b.retained.stripe(m.topic)
 	mu.Lock()
@@ -65,32 +67,31 @@ func (b *Broker) distribute(m *message, routes *routeCache) packet.Code {
 		b.log.Warn("retained message not stored: too many", "topic", m.topic, "limit", b.limits.retained)
 	}
 	// The route is read after the store: who subscribed before gets m live, who subscribed later finds it stored.
-	code := b.fanOut(m, routes.route(b, m.topic), routes.from)
+	code, fullest = b.fanOut(m, routes.route(b, m.topic))
 	switch {
 	case !stored:
-		return packet.QuotaExceeded
+		code = packet.QuotaExceeded
 	case code == packet.NoMatchingSubscribers && len(m.payload) > 0:
-		return packet.Success // it was stored
+		code = packet.Success // it was stored
 	}
-	return code
+	return code, fullest
 }
 
-func (b *Broker) fanOut(m *message, r *route, from *session) packet.Code {
+func (b *Broker) fanOut(m *message, r *route) (packet.Code, verdict) {
 	if len(r.deliveries) == 0 && len(r.groups) == 0 {
-		return packet.NoMatchingSubscribers
+		return packet.NoMatchingSubscribers, ignored
 	}
-	code := packet.Success
+	fullest := ignored
 	for _, d := range r.deliveries {
-		if d.session.enqueue(m, d, m.retain && d.asPublish) == refused {
-			code = packet.QuotaExceeded
-		}
+		fullest = max(fullest, d.session.enqueue(m, d, m.retain && d.asPublish))
 	}
 	for _, g := range r.groups {
-		if b.deliverShared(g, m) == refused {
-			code = packet.QuotaExceeded
-		}
+		fullest = max(fullest, b.deliverShared(g, m))
 	}
-	return code
+	if fullest == refused {
+		return packet.QuotaExceeded, fullest
+	}
+	return packet.Success, fullest
 }
 
 // deliverShared gives m to one member of g: the next connected one that takes it, else one whose session is kept.
@@ -109,11 +110,12 @@ func (b *Broker) deliverShared(g *group, m *message) verdict {
 			if sub.session.online() != online {
 				continue
 			}
-			switch sub.session.enqueue(m, sub.own, m.retain && sub.asPublish) {
-			case accepted:
-				return accepted
+			switch v := sub.session.enqueue(m, sub.own, m.retain && sub.asPublish); v {
+			case ignored:
 			case refused:
 				worst = refused
+			default:
+				return v
 			}
 		}
 	}
@@ -149,7 +151,11 @@ func (c *conn) onPublish(first byte, body []byte) error {
 	if code == packet.Success {
 		m := newMessage(topic, &p.Properties, p.Payload, b.now())
 		m.qos, m.retain = p.QoS, p.Retain
-		code = b.distribute(m, &c.routes)
+		var fullest verdict
+		code, fullest = b.distribute(m, &c.routes)
+		if !m.urgent {
+			giveWay(fullest)
+		}
 	} else {
 		b.stats.dropped.Add(1)
 		b.log.Debug("publication refused", "client", s.id, "topic", topic, "code", code.String())
@@ -166,6 +172,17 @@ func (c *conn) onPublish(first byte, body []byte) error {
 		c.answer(packet.PUBREC, p.ID, code)
 	}
 	return nil
+}
+
+// giveWay slows a publisher whose messages meet full queues. It is bounded: a subscriber can cost a publisher a
+// millisecond a message, and never more.
+func giveWay(fullest verdict) {
+	switch fullest {
+	case crowded:
+		runtime.Gosched()
+	case brimming:
+		time.Sleep(brake)
+	}
 }
 
 // onRelease handles PUBREL.

@@ -47,9 +47,11 @@ const forever = time.Duration(1<<63 - 1)
 type verdict uint8
 
 const (
-	accepted verdict = iota
-	ignored          // nobody there to take it: session ended, or QoS 0 while offline
-	refused          // a bound is reached
+	ignored  verdict = iota // nobody there to take it: session ended, or QoS 0 while offline
+	accepted                // queued
+	crowded                 // queued, behind enough others that the publisher should let them out
+	brimming                // queued, and the queue is more than half full
+	refused                 // a bound is reached: lost for this session
 )
 
 // enqueue queues m for the session. It never waits.
@@ -87,8 +89,15 @@ func (s *session) enqueue(m *message, d *delivery, retain bool) verdict {
 		s.queued++
 		s.bytes += size
 	}
-	if s.conn != nil {
-		s.conn.wake.Signal()
+	if s.conn == nil {
+		return accepted
+	}
+	s.conn.wake.Signal()
+	switch {
+	case s.queued > o.queue/2 || s.bytes > o.queueBytes/2 || l.qos0.count > o.queue0/2 || s.bytes0 > o.queue0Bytes/2:
+		return brimming
+	case s.queued+l.qos0.count > crowd:
+		return crowded
 	}
 	return accepted
 }
