@@ -1,11 +1,17 @@
 package message
 
-import "strconv"
+import (
+	"bytes"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
 
 // Decode parses (and inflates) body. A body without a recognisable envelope is a raw message, not an error. An
 // envelope that breaks a rule, or a body beyond the limits, is an *[Error]. The result's Payload may alias body.
 //
-// What it returns is valid: Validate need not be called. It says nothing about age (see CheckAge).
+// What it returns is valid: Validate need not be called. It says nothing about age (see CheckAge). Together with an
+// error it returns the metadata as far as it could be read, and nothing else, so that the sender can be answered.
 func Decode(body []byte, lim Limits) (Message, error) {
 	if err := lim.checkSize(len(body)); err != nil {
 		return Message{}, err
@@ -17,36 +23,33 @@ func Decode(body []byte, lim Limits) (Message, error) {
 		}
 		body = inflated
 	}
-
 	s := newScanner(body, lim.maxDepth())
 	first := s.space(0)
 	if first == len(body) || body[first] != '{' && body[first] != '[' {
 		return NewRaw(body), nil
 	}
+
 	_, ok := s.document(envelope, 0)
-	if !ok {
-		if s.reason == ReasonMalformed && !s.seen {
-			return NewRaw(body), nil
-		}
-		return Message{}, &Error{Reason: s.reason, Field: fieldPath(s.path), Rule: s.rule}
-	}
 	md, pl := s.top[topMetadata], s.top[topPayload]
-	if md.kind == absent || pl.kind == absent && s.meta[metaType].kind == absent {
+	switch {
+	case !ok && s.reason == ReasonMalformed && !s.seen:
+		return NewRaw(body), nil
+	case ok && (md.kind == absent || pl.kind == absent && s.meta[metaType].kind == absent):
 		return NewRaw(body), nil
 	}
-	if err := s.checkText(); err != nil {
-		return Message{}, err
-	}
-
 	var m Message
-	if err := s.metadata(md, &m.Metadata); err != nil {
-		return Message{}, err
+	err := s.metadata(md, &m.Metadata)
+	if !ok {
+		return m, &Error{Reason: s.reason, Field: fieldPath(s.path), Rule: s.rule}
 	}
-	if pl.kind == absent {
-		return Message{}, &Error{Reason: ReasonMissingField, Field: "payload", Rule: "is missing"}
+	if err := s.checkText(); err != nil {
+		return m, err
+	}
+	if err != nil {
+		return m, err
 	}
 	if err := s.checkPayload(m.Metadata.Type, pl.kind); err != nil {
-		return Message{}, err
+		return m, err
 	}
 	m.Payload = body[pl.start:pl.end:pl.end]
 	return m, nil
@@ -86,14 +89,18 @@ func (s *scanner) numberEnd(i int) uint32 {
 	return uint32(i)
 }
 
-// metadata checks the metadata at md, which s has scanned, and decodes it.
-func (s *scanner) metadata(md span, m *Metadata) error {
+// metadata checks the metadata at md, which s has scanned, and decodes it. It leaves out what breaks a rule and returns
+// the error for the first.
+func (s *scanner) metadata(md span, m *Metadata) (first error) {
 	if md.kind != object {
 		return wrongType("metadata", object, md.kind)
 	}
 	for f := range s.meta {
 		if err := s.checkMetadata(f, s.meta[f]); err != nil {
-			return err
+			s.meta[f] = span{}
+			if first == nil {
+				first = err
+			}
 		}
 	}
 
@@ -102,12 +109,12 @@ func (s *scanner) metadata(md span, m *Metadata) error {
 	m.ID = s.stringIn(src, md, s.meta[metaID])
 	m.Sender = s.stringIn(src, md, s.meta[metaSender])
 	m.CorrelationID = s.stringIn(src, md, s.meta[metaCorrelationID])
-	m.Type, _ = knownType(s.b[s.meta[metaType].start:s.meta[metaType].end])
+	m.Type, _ = s.typeAt(s.meta[metaType])
 	m.Timestamp = s.float(s.meta[metaTimestamp])
 	m.ExpiresAt = s.float(s.meta[metaExpiresAt])
 	m.Priority = Priority(s.float(s.meta[metaPriority]))
 	m.RetryCount = int(s.float(s.meta[metaRetryCount]))
-	return nil
+	return first
 }
 
 // A metadataRule says what a value of the metadata must be. A value that is not required may also be null.
@@ -141,7 +148,10 @@ func (s *scanner) checkMetadata(f int, v span) error {
 	}
 	switch f {
 	case metaTimestamp, metaExpiresAt:
-		if s.float(v) <= 0 {
+		switch t := s.float(v); {
+		case !isFinite(t):
+			return bad(ReasonNotFinite, "must be a finite number, not "+s.excerpt(v))
+		case t <= 0:
 			return bad(ReasonOutOfRange, "must be over 0, not "+s.excerpt(v))
 		}
 	case metaID, metaSender:
@@ -149,8 +159,8 @@ func (s *scanner) checkMetadata(f int, v span) error {
 			return bad(ReasonMissingField, "is empty")
 		}
 	case metaType:
-		if _, known := knownType(s.b[v.start:v.end]); !known {
-			return bad(ReasonUnknownType, "must be one of sensor_data, command, response, status, event, heartbeat, alert, not "+s.excerpt(v))
+		if _, known := s.typeAt(v); !known {
+			return bad(ReasonUnknownType, mustBeType+s.excerpt(v))
 		}
 	case metaPriority, metaRetryCount:
 		n := s.float(v)
@@ -169,35 +179,24 @@ func (s *scanner) checkMetadata(f int, v span) error {
 
 const maxRetryCount = 1<<31 - 1
 
-// knownType returns the constant for a message_type in quotes, so that it costs no copy.
-func knownType(quoted []byte) (Type, bool) {
-	switch string(quoted) {
-	case `"sensor_data"`:
-		return TypeSensorData, true
-	case `"command"`:
-		return TypeCommand, true
-	case `"response"`:
-		return TypeResponse, true
-	case `"status"`:
-		return TypeStatus, true
-	case `"event"`:
-		return TypeEvent, true
-	case `"heartbeat"`:
-		return TypeHeartbeat, true
-	case `"alert"`:
-		return TypeAlert, true
+// typeAt returns the message_type at v, and whether it is one. It makes no copy.
+func (s *scanner) typeAt(v span) (Type, bool) {
+	if v.kind != text {
+		return "", false
 	}
-	for _, c := range quoted {
-		if c == '\\' {
-			t := Type(unquote(quoted))
-			_, known := payloadRules(t)
-			return t, known
+	t := s.b[v.start+1 : v.end-1]
+	if bytes.IndexByte(t, '\\') >= 0 {
+		t = []byte(s.string(v))
+	}
+	for _, known := range types {
+		if string(t) == string(known) {
+			return known, true
 		}
 	}
 	return "", false
 }
 
-// float returns the number at v, 0 if there is none.
+// float returns the number at v, which may be infinite or NaN; 0 if there is none.
 func (s *scanner) float(v span) float64 {
 	if v.kind != number {
 		return 0
@@ -206,7 +205,7 @@ func (s *scanner) float(v span) float64 {
 	if len(b) == 1 { // a priority, a retry count
 		return float64(b[0] - '0')
 	}
-	f, _ := strconv.ParseFloat(string(b), 64) // cannot fail: the syntax and the range are checked
+	f, _ := strconv.ParseFloat(string(b), 64) // reads NaN and Infinity too; beyond the range it is infinite
 	return f
 }
 
@@ -219,10 +218,11 @@ func (s *scanner) stringIn(src string, outer, v span) string {
 		return ""
 	}
 	t := src[v.start+1-outer.start : v.end-1-outer.start]
-	for i := 0; i < len(t); i++ {
-		if t[i] == '\\' {
-			return s.string(v)
-		}
+	switch {
+	case strings.IndexByte(t, '\\') >= 0:
+		return s.string(v)
+	case s.badUTF8 >= 0 && !utf8.ValidString(t):
+		return ""
 	}
 	return t
 }

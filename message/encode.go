@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"unicode/utf8"
 )
@@ -139,9 +140,8 @@ func (m *Metadata) validate() error {
 	if m.Type == "" {
 		return bad(ReasonMissingField, "message_type", "is empty")
 	}
-	if _, known := payloadRules(m.Type); !known {
-		return bad(ReasonUnknownType, "message_type",
-			fmt.Sprintf("must be one of sensor_data, command, response, status, event, heartbeat, alert, not %.40q", m.Type))
+	if !slices.Contains(types[:], m.Type) {
+		return bad(ReasonUnknownType, "message_type", fmt.Sprintf(mustBeType+"%.40q", m.Type))
 	}
 	return nil
 }

@@ -148,26 +148,23 @@ type payloadRule struct {
 	required bool
 }
 
-// payloadRules returns the rules of the wire format's table for a type, and whether the type exists. A payload that
-// has rules is an object; those of status, event and alert have no required keys.
-func payloadRules(t Type) (rules []payloadRule, known bool) {
+// payloadRules returns the rules of the wire format's table for a type. A heartbeat has none.
+func payloadRules(t Type) []payloadRule {
 	switch t {
 	case TypeSensorData:
-		return sensorDataRules[:], true
+		return sensorDataRules[:]
 	case TypeCommand:
-		return commandRules[:], true
+		return commandRules[:]
 	case TypeResponse:
-		return responseRules[:], true
+		return responseRules[:]
 	case TypeStatus:
-		return statusRules[:], true
+		return statusRules[:]
 	case TypeEvent:
-		return eventRules[:], true
+		return eventRules[:]
 	case TypeAlert:
-		return alertRules[:], true
-	case TypeHeartbeat:
-		return nil, true
+		return alertRules[:]
 	}
-	return nil, false
+	return nil
 }
 
 var (
@@ -213,10 +210,13 @@ var (
 
 // checkPayload checks a payload of kind k that s has scanned.
 func (s *scanner) checkPayload(t Type, k kind) *Error {
-	rules, _ := payloadRules(t)
-	if k != object && t != TypeHeartbeat {
+	switch {
+	case k == absent:
+		return &Error{Reason: ReasonMissingField, Field: "payload", Rule: "is missing"}
+	case k != object && t != TypeHeartbeat:
 		return wrongType("payload", object, k)
 	}
+	rules := payloadRules(t)
 	for i := range rules {
 		r := &rules[i]
 		f := &s.pay[r.field]

@@ -29,6 +29,11 @@ const (
 	TypeAlert      Type = "alert"
 )
 
+// types are all of them, the most frequent first.
+var types = [...]Type{TypeSensorData, TypeStatus, TypeCommand, TypeResponse, TypeEvent, TypeHeartbeat, TypeAlert}
+
+const mustBeType = "must be sensor_data, command, response, status, event, heartbeat or alert, not "
+
 // Priority is the envelope's priority.
 type Priority int
 

@@ -207,6 +207,7 @@ func (s *scanner) member(key, keyEnd, i, depth int, sc scope) int {
 		switch f {
 		case topMetadata:
 			inner, s.meta, s.seen = metadata, [metaFields]span{}, true
+			s.top[f] = span{}
 		case topPayload:
 			inner, s.pay, s.seen = payload, [payFields]span{}, true
 		default:
