@@ -141,7 +141,7 @@ func (c Code) String() string {
 	case WildcardSubsNotSupported:
 		return "Wildcard Subscriptions not supported"
 	}
-	return "reason code " + hex(byte(c))
+	return "reason code " + hexByte(byte(c))
 }
 
 // in reports whether a packet of type t may carry c in MQTT 5 (the table of section 2.4).
@@ -245,7 +245,7 @@ func (e *Error) Error() string {
 
 func decimal(n int) string { return strconv.Itoa(n) }
 
-func hex(b byte) string {
+func hexByte(b byte) string {
 	const digits = "0123456789ABCDEF"
 	return string([]byte{'0', 'x', digits[b>>4], digits[b&15]})
 }

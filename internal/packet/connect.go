@@ -213,7 +213,7 @@ func (p *Connack) Decode(first byte, body []byte, v Version) error {
 // reason checks that the packet may carry c.
 func (d *decoder) reason(c Code) {
 	if d.err == nil && !c.in(d.t) {
-		d.protocol("cannot have reason code " + hex(byte(c)))
+		d.protocol("cannot have reason code " + hexByte(byte(c)))
 	}
 }
 

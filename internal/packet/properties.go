@@ -141,7 +141,7 @@ func (d *decoder) properties(p *Properties, in place) {
 		id := d.b[0]
 		d.b = d.b[1:]
 		if int(id) >= len(propertyTable) || propertyTable[id].in == 0 {
-			d.malformed("unknown property " + hex(id) + " (section 2.2.2.2)")
+			d.malformed("unknown property " + hexByte(id) + " (section 2.2.2.2)")
 			return
 		}
 		name := propertyTable[id].name
@@ -296,11 +296,7 @@ func (e *encoder) properties(p *Properties, in place) {
 		e.b[at] = byte(n)
 		return
 	}
-	if n > MaxRemainingLength {
-		e.fail("%d bytes of properties are over the protocol's limit of %d", n, MaxRemainingLength)
-		return
-	}
-	more := varintSize(n) - 1
+	more := varintSize(n) - 1 // if it does not fit in four bytes, finish refuses the packet
 	e.b = append(e.b, make([]byte, more)...)
 	copy(e.b[at+1+more:], e.b[at+1:at+1+n])
 	appendVarint(e.b[:at], uint32(n))

@@ -122,7 +122,7 @@ func (p *Suback) Decode(first byte, body []byte, v Version) error {
 		if v == V5 {
 			d.reason(c)
 		} else if c > GrantedQoS2 && c != UnspecifiedError {
-			d.malformed("return code " + hex(b) + " is reserved [MQTT-3.9.3-2]")
+			d.malformed("return code " + hexByte(b) + " is reserved [MQTT-3.9.3-2]")
 		}
 		p.Codes = append(p.Codes, c)
 	}
