@@ -37,7 +37,9 @@ type Properties struct {
 
 // Reset clears p, keeping the capacity of User and SubscriptionIDs.
 func (p *Properties) Reset() {
-	*p = Properties{User: p.User[:0], SubscriptionIDs: p.SubscriptionIDs[:0]}
+	user, ids := p.User[:0], p.SubscriptionIDs[:0]
+	*p = Properties{}
+	p.User, p.SubscriptionIDs = user, ids
 }
 
 // Property identifiers (section 2.2.2.2).

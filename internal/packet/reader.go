@@ -83,23 +83,19 @@ func (r *Reader) peek() (head, total int, err error) {
 	if len(b) < 2 {
 		return 0, 2, nil
 	}
-	if b[1] < 0x80 {
-		head, total = 2, 2+int(b[1])
-	} else {
-		v, n := varint(b[1:])
-		switch {
-		case n == 0:
-			return 0, len(b) + 1, nil
-		case n < 0:
-			return 0, 0, &Error{MalformedPacket, "remaining length is longer than four bytes (section 2.1.4)"}
-		}
-		head, total = 1+n, 1+n+int(v)
-		if b[n] == 0 && !r.padded && !r.mayPad(b, head, total) {
-			return 0, 0, &Error{MalformedPacket, "remaining length is not in its shortest form [MQTT-1.5.5-1]"}
-		}
+	v, n := uint32(b[1]), 1
+	if v >= 0x80 {
+		v, n = varint(b[1:])
 	}
-	if total > r.max {
+	switch head, total = 1+n, 1+n+int(v); {
+	case n == 0:
+		return 0, len(b) + 1, nil
+	case n < 0:
+		return 0, 0, &Error{MalformedPacket, "remaining length is longer than four bytes (section 2.1.4)"}
+	case total > r.max:
 		return 0, 0, &Error{PacketTooLarge, "a packet of " + decimal(total) + " bytes, the limit is " + decimal(r.max)}
+	case n > 1 && b[n] == 0 && !r.mayPad(b, head, total):
+		return 0, 0, &Error{MalformedPacket, "remaining length is not in its shortest form [MQTT-1.5.5-1]"}
 	}
 	return head, total, nil
 }
@@ -107,6 +103,9 @@ func (r *Reader) peek() (head, total int, err error) {
 // mayPad reports whether a remaining length longer than necessary is to be accepted. MQTT 5 forbids it
 // [MQTT-1.5.5-1]; in 3.1.1 it is legal, and whoever pads has done so since CONNECT, which names the version.
 func (r *Reader) mayPad(b []byte, head, total int) bool {
+	if r.padded {
+		return true
+	}
 	if Type(b[0]>>4) != CONNECT {
 		return false
 	}

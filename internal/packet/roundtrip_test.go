@@ -229,6 +229,9 @@ func TestReuse(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%v %v: %v", v, want.Type(), err)
 			}
+			if len(b) > 100_000 {
+				continue
+			}
 			// Absent lists are empty here and nil in the sample: compare what they encode to, and what they print as.
 			again, err := got.Append(nil, v)
 			if err != nil || !bytes.Equal(again, b) {
