@@ -166,7 +166,7 @@ func (r *Reader) room(need int) {
 		buf := make([]byte, size)
 		copy(buf, r.buf[r.r:r.w])
 		r.buf, r.r, r.w = buf, 0, unread
-	case r.r > 0 && (unread == 0 || len(r.buf)-r.w < len(r.buf)/2 || r.r+need > len(r.buf)):
+	case r.r > 0 && (unread == 0 || len(r.buf)-r.w < len(r.buf)/2):
 		copy(r.buf, r.buf[r.r:r.w])
 		r.r, r.w = 0, unread
 	}
