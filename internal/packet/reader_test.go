@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"runtime"
 	"testing"
@@ -180,7 +181,7 @@ func TestReaderLimit(t *testing.T) {
 	want, wire := stream()
 	for _, c := range []struct {
 		max, count int // of stream's packets that pass
-	}{{1, 0}, {2, 1}, {3, 1}, {4, 2}, {128, 2}, {129, 3}, {130, 3}, {131, 4}, {65_534, 19}, {65_535, 20}, {maxPacket, 31}, {0, 31}, {-1, 31}, {1 << 40, 31}} {
+	}{{1, 0}, {2, 1}, {3, 1}, {4, 2}, {128, 2}, {129, 3}, {130, 3}, {131, 4}, {65_534, 19}, {65_535, 20}, {maxPacket, 31}, {0, 31}, {-1, 31}, {math.MaxInt, 31}} {
 		got, err := readAll(t, bytes.NewReader(wire), c.max)
 		equal(t, got, want[:c.count])
 		var e *Error
@@ -286,6 +287,10 @@ func TestReaderBuffer(t *testing.T) {
 	next(big)
 	if len(r.buf) > maxBuffer {
 		t.Errorf("after a packet of 256 KiB: idle with a buffer of %d bytes", len(r.buf))
+	}
+
+	for range 2 * window {
+		next(ping)
 	}
 
 	// Packets of a few KiB do not make it grow and shrink each time.
