@@ -1,0 +1,123 @@
+package service
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/lawnberry/lawnberry/client"
+	"github.com/lawnberry/lawnberry/message"
+)
+
+// builtins are the commands that every service answers.
+var builtins = [...]string{"ping", "shutdown", "status"}
+
+func isBuiltin(command string) bool { return slices.Contains(builtins[:], command) }
+
+// shutdownPatience bounds the Stop that the shutdown command begins.
+const shutdownPatience = 10 * time.Second
+
+// pong is the result of ping.
+type pong struct {
+	Pong      bool    `json:"pong"`
+	Timestamp float64 `json:"timestamp"` // Unix seconds
+	ServiceID string  `json:"service_id"`
+	Uptime    float64 `json:"uptime"` // seconds
+}
+
+// condition is the result of status.
+type condition struct {
+	ServiceID string    `json:"service_id"`
+	State     State     `json:"state"`
+	Reason    string    `json:"reason,omitempty"`
+	Uptime    float64   `json:"uptime"` // seconds
+	Metrics   metrics   `json:"metrics"`
+	MQTTStats mqttStats `json:"mqtt_stats"`
+}
+
+type metrics struct {
+	message.Resources
+	Services int `json:"services"` // known to this service
+	Commands int `json:"commands"` // that it answers
+}
+
+type mqttStats struct {
+	Connected        bool    `json:"connected"`
+	ConnectedSince   float64 `json:"connected_since"` // Unix seconds
+	ProtocolVersion  int     `json:"protocol_version"`
+	Reconnects       uint64  `json:"reconnects"`
+	MessagesSent     uint64  `json:"messages_sent"`
+	MessagesReceived uint64  `json:"messages_received"`
+	MessagesFailed   uint64  `json:"messages_failed"`
+	MessagesExpired  uint64  `json:"messages_expired"`
+	MessagesRejected uint64  `json:"messages_rejected"`
+	MessagesDropped  uint64  `json:"messages_dropped"`
+	Queued           int     `json:"queued"`
+	Handlers         int     `json:"handlers"`
+	PendingCalls     int     `json:"pending_calls"`
+	RoundTripP50     float64 `json:"round_trip_p50_ms"`
+	RoundTripP99     float64 `json:"round_trip_p99_ms"`
+	OneWayP50        float64 `json:"one_way_p50_ms"`
+	OneWayP99        float64 `json:"one_way_p99_ms"`
+}
+
+type shuttingDown struct {
+	ShuttingDown bool `json:"shutting_down"`
+}
+
+// builtin returns the implementation of a command that every service answers, or nil.
+func (s *Service) builtin(command string) func() any {
+	switch command {
+	case "ping":
+		return func() any {
+			return pong{Pong: true, Timestamp: message.Seconds(time.Now()), ServiceID: s.o.ID, Uptime: s.uptime()}
+		}
+	case "status":
+		return func() any { return s.condition() }
+	case "shutdown":
+		return func() any {
+			s.log.Info("asked to shut down")
+			// The client answers before it closes; Stop is what ends this goroutine and everything else.
+			go func() {
+				ctx, cancel := context.WithTimeout(context.Background(), shutdownPatience)
+				defer cancel()
+				if err := s.Stop(ctx); err != nil {
+					s.log.Warn("shutdown incomplete", "error", err)
+				}
+			}()
+			return shuttingDown{true}
+		}
+	}
+	return nil
+}
+
+func (s *Service) uptime() float64 { return time.Since(s.started).Round(time.Millisecond).Seconds() }
+
+func (s *Service) condition() condition {
+	s.mu.Lock()
+	c := condition{ServiceID: s.o.ID, State: s.state, Reason: s.reason, Uptime: s.uptime()}
+	s.mu.Unlock()
+	c.Metrics = metrics{s.usage.current(), len(s.registry.all("")), len(s.commands())}
+	st := s.client.Stats()
+	c.MQTTStats = mqttStats{
+		Connected: st.Connected, ProtocolVersion: int(st.Version), Reconnects: st.Reconnects,
+		MessagesSent: st.Sent, MessagesReceived: st.Received, MessagesFailed: st.Failed,
+		MessagesExpired: st.Expired, MessagesRejected: rejected(st), MessagesDropped: st.Dropped,
+		Queued: st.Outbox, Handlers: st.Handlers, PendingCalls: st.PendingCalls,
+		RoundTripP50: milliseconds(st.RoundTrip.P50), RoundTripP99: milliseconds(st.RoundTrip.P99),
+		OneWayP50: milliseconds(st.OneWay.P50), OneWayP99: milliseconds(st.OneWay.P99),
+	}
+	if !st.ConnectedSince.IsZero() {
+		c.MQTTStats.ConnectedSince = message.Seconds(st.ConnectedSince)
+	}
+	return c
+}
+
+func rejected(st client.Stats) (sum uint64) {
+	for _, n := range st.Rejected {
+		sum += n
+	}
+	return sum
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

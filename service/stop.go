@@ -1,0 +1,120 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// OnShutdown registers f to run in Stop, after the functions registered later. Its context ends somewhat before that of
+// Stop, to leave time for saying goodbye. Once Stop has begun, f is not called.
+func (s *Service) OnShutdown(f func(ctx context.Context)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.shutdown = append(s.shutdown, f)
+}
+
+// Stop ends the service: it announces shutting_down, runs the shutdown functions (the last registered first), announces
+// offline, disconnects so that no Will is published, and waits for everything that runs.
+//
+// It is idempotent and may be called concurrently, and the command shutdown calls it too: every call returns what the
+// first one did. It returns when ctx ends, with an error that says what was left undone; what hangs is left behind
+// then, and the connection is closed all the same. It must not be waited for in a handler of this service, since it waits for
+// the handlers.
+func (s *Service) Stop(ctx context.Context) error { return s.stop(ctx, "stopped") }
+
+func (s *Service) stop(ctx context.Context, reason string) error {
+	s.mu.Lock()
+	again := s.phase >= stopping
+	if !again {
+		s.phase, s.reason = stopping, reason
+		close(s.done)
+		s.judgeLocked()
+	}
+	shutdown := slices.Clone(s.shutdown)
+	s.mu.Unlock()
+	if again {
+		select {
+		case <-s.stopped:
+			return s.stopErr
+		case <-ctx.Done():
+			return fmt.Errorf("stop %s: still under way: %w", s.o.ID, ctx.Err())
+		}
+	}
+	defer close(s.stopped)
+	err := s.runShutdown(ctx, shutdown)
+	s.cancel() // no heartbeat follows the goodbye
+	err = errors.Join(err, s.sayGoodbye(ctx))
+	if e := s.client.Close(ctx); e != nil {
+		err = errors.Join(err, fmt.Errorf("disconnect: %w", e))
+	}
+	ended := make(chan struct{})
+	go func() {
+		s.wg.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-ctx.Done():
+		err = errors.Join(err, fmt.Errorf("a health function or a handler has not returned: %w", ctx.Err()))
+	}
+	if err != nil {
+		err = fmt.Errorf("stop %s: %w", s.o.ID, err)
+	}
+	s.stopErr = err
+	return err
+}
+
+// runShutdown runs the functions of OnShutdown, last first. A fifth of the time, at most a second, is kept back.
+func (s *Service) runShutdown(ctx context.Context, functions []func(ctx context.Context)) error {
+	if len(functions) == 0 {
+		return nil
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, deadline.Add(-min(time.Until(deadline)/5, time.Second)))
+		defer cancel()
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for _, f := range slices.Backward(functions) {
+			s.runOne(ctx, f)
+		}
+	}()
+	select {
+	case <-ended:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("a shutdown function has not returned: %w", ctx.Err())
+	}
+}
+
+func (s *Service) runOne(ctx context.Context, f func(ctx context.Context)) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.log.Error("shutdown function panicked", "panic", p)
+		}
+	}()
+	f(ctx)
+}
+
+// sayGoodbye announces the service as offline, and waits until everything it has announced is safe.
+func (s *Service) sayGoodbye(ctx context.Context) error {
+	s.mu.Lock()
+	s.phase = stopped
+	s.judgeLocked()
+	if s.announced != "" {
+		s.emitOfflineLocked(s.o.ID, time.Now())
+	}
+	s.mail.close()
+	s.mu.Unlock()
+	select {
+	case <-s.mail.delivered:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("the goodbye may not have arrived: %w", ctx.Err())
+	}
+}

@@ -1,0 +1,96 @@
+package service
+
+import (
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/shirou/gopsutil/v4/disk"
+	"github.com/shirou/gopsutil/v4/mem"
+
+	"github.com/lawnberry/lawnberry/message"
+)
+
+const (
+	usageAge    = 2 * time.Second        // a sample this young is not taken again
+	usageWindow = 200 * time.Millisecond // shorter periods say nothing about the processor
+)
+
+// usage samples what the whole machine uses: processor since the last sample, memory now, and the disk of one path. A
+// sample never waits: it reads a few small files.
+type usage struct {
+	path string
+
+	mu          sync.Mutex // guards the fields below
+	last        message.Resources
+	taken       time.Time
+	busy, total float64 // processor time since the machine started, at the start of the window
+	window      time.Time
+}
+
+func newUsage(path string) *usage {
+	u := &usage{path: path}
+	u.current()
+	return u
+}
+
+// current returns the figures in percent, 0 to 100, at most usageAge old. One that the system does not tell is 0.
+func (u *usage) current() message.Resources {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	now := time.Now()
+	if !u.taken.IsZero() && now.Sub(u.taken) < usageAge {
+		return u.last
+	}
+	u.taken = now
+	if busy, total, ok := cpuTimes(); ok && (u.window.IsZero() || now.Sub(u.window) >= usageWindow) {
+		// The first sample covers the time since the machine started.
+		if spent := total - u.total; spent > 0 {
+			u.last.CPU = percent((busy - u.busy) / spent * 100)
+		}
+		u.busy, u.total, u.window = busy, total, now
+	}
+	if vm, err := mem.VirtualMemory(); err == nil {
+		u.last.Memory = percent(vm.UsedPercent)
+	}
+	if d, err := disk.Usage(u.path); err == nil {
+		u.last.Disk = percent(d.UsedPercent)
+	}
+	return u.last
+}
+
+// percent keeps v within 0 to 100, to two decimals.
+func percent(v float64) float64 { return float64(int(min(max(v, 0), 100)*100+0.5)) / 100 }
+
+// cpuTimes returns the busy and the total time of all processors together, in the system's ticks. ok is false where there
+// is no /proc/stat.
+func cpuTimes() (busy, total float64, ok bool) {
+	stat, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, 0, false
+	}
+	line, _, _ := strings.Cut(string(stat), "\n")
+	return parseCPU(line)
+}
+
+// parseCPU reads the first line of /proc/stat: "cpu user nice system idle iowait irq softirq steal guest guest_nice".
+// The guests' time is contained in user and nice.
+func parseCPU(line string) (busy, total float64, ok bool) {
+	values := strings.Fields(line)
+	if len(values) < 5 || values[0] != "cpu" {
+		return 0, 0, false
+	}
+	for i, v := range values[1:min(len(values), 9)] {
+		ticks, err := strconv.ParseFloat(v, 64)
+		if err != nil {
+			return 0, 0, false
+		}
+		total += ticks
+		if i != 3 && i != 4 { // idle, iowait
+			busy += ticks
+		}
+	}
+	return busy, total, true
+}
