@@ -68,12 +68,13 @@ func (c *conn) readConnect() (*packet.Connect, error) {
 	if packet.Type(first>>4) != packet.CONNECT {
 		return nil, errors.New("first packet is not CONNECT [MQTT-3.1.0-1]")
 	}
-	// The level decides how a refusal is worded, also when the rest cannot be decoded.
+	var p packet.Connect
+	err = p.Decode(first, body)
+	// The level decides how a refusal is worded, also when the rest could not be decoded.
 	c.version = packet.V311
-	if len(body) > 6 && body[6] >= byte(packet.V5) {
+	if p.Version >= packet.V5 {
 		c.version = packet.V5
 	}
-	p, err := packet.Decode(first, body, c.version)
 	if err != nil {
 		var violation *packet.Error
 		if errors.As(err, &violation) && (c.version == packet.V5 || violation.Code == packet.UnsupportedVersion) {
@@ -81,11 +82,7 @@ func (c *conn) readConnect() (*packet.Connect, error) {
 		}
 		return nil, err
 	}
-	connect, ok := p.(*packet.Connect)
-	if !ok {
-		return nil, errors.New("first packet is not CONNECT [MQTT-3.1.0-1]")
-	}
-	return connect, nil
+	return &p, nil
 }
 
 // refuse answers CONNECT with a failure.
