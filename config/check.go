@@ -1,0 +1,220 @@
+package config
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/lawnberry/lawnberry/topic"
+)
+
+// Check applies the rules between keys: what one value makes of another. Its problems name the key but no place; Load calls it
+// and adds the places. A program that changed a configuration after Load calls it again.
+func (c *Config) Check() Problems {
+	var ps Problems
+	report := func(sev Severity, key, text string) {
+		ps = append(ps, Problem{Severity: sev, Key: key, Text: text})
+	}
+	c.checkBroker(report)
+	c.checkClient(report)
+	if c.Services.HeartbeatTimeout <= c.Services.HeartbeatInterval {
+		report(SeverityError, "services.heartbeat_timeout", "must be longer than services.heartbeat_interval, or every service would be taken for offline")
+	}
+	_, problems := c.registry()
+	ps = append(ps, problems...)
+	return append(ps, c.checkDefinitions()...)
+}
+
+func (c *Config) checkBroker(report func(sev Severity, key, text string)) {
+	b := &c.Broker
+	if b.Auth.Enabled {
+		if b.Auth.Username == "" {
+			report(SeverityError, "broker.auth.username", "broker.auth.enabled needs a user name")
+		}
+		if b.Auth.Password == "" {
+			report(SeverityError, "broker.auth.password", "broker.auth.enabled needs a password: set it in the environment as MQTT_PASSWORD")
+		}
+	} else if !b.Anonymous() {
+		report(SeverityError, "broker.allow_anonymous",
+			"with false and without broker.auth nobody could connect: set broker.auth.enabled, username and password, or take this key away")
+	}
+	if b.TLS.Enabled {
+		if b.TLS.CertFile == "" {
+			report(SeverityError, "broker.tls.cert_file", "broker.tls.enabled needs a certificate")
+		}
+		if b.TLS.KeyFile == "" {
+			report(SeverityError, "broker.tls.key_file", "broker.tls.enabled needs the certificate's private key")
+		}
+	}
+	if b.WebSockets.Enabled && b.WebSockets.Port == b.Port && b.Port != 0 {
+		report(SeverityError, "broker.websockets.port", "is broker.port too: each needs a port of its own")
+	}
+	if !isLoopback(b.BindAddress) && b.Anonymous() {
+		if b.AllowAnonymous == nil {
+			report(SeverityError, "broker.bind_address", quote(b.BindAddress)+" lets the network in, and no login is asked for: "+
+				"set broker.auth.enabled, username and password; or bind localhost; or, to let everyone steer the mower, set broker.allow_anonymous: true")
+		} else {
+			report(SeverityWarning, "broker.allow_anonymous", "everyone who reaches "+quote(b.BindAddress)+" can steer the mower without a login")
+		}
+	}
+}
+
+func (c *Config) checkClient(report func(sev Severity, key, text string)) {
+	cl := &c.Client
+	if cl.Auth.Enabled && cl.Auth.Username == "" {
+		report(SeverityError, "client.auth.username", "client.auth.enabled needs a user name")
+	}
+	if cl.MaxReconnectDelay < cl.ReconnectDelay {
+		report(SeverityError, "client.max_reconnect_delay", "is shorter than client.reconnect_delay")
+	}
+	if (cl.TLS.CertFile == "") != (cl.TLS.KeyFile == "") {
+		key := "client.tls.certfile"
+		if cl.TLS.KeyFile == "" {
+			key = "client.tls.keyfile"
+		}
+		report(SeverityError, key, "client.tls.certfile and client.tls.keyfile belong together: one is missing")
+	}
+}
+
+// checkDefinitions finds dependencies that are not defined, which may run all the same, and circles, which cannot start.
+func (c *Config) checkDefinitions() Problems {
+	var ps Problems
+	ids := sortedKeys(c.ServiceDefinitions)
+	for _, id := range ids {
+		if len(ps) > maxProblems {
+			break
+		}
+		for _, dep := range c.ServiceDefinitions[id].Dependencies {
+			if _, ok := c.ServiceDefinitions[dep]; !ok {
+				ps = append(ps, Problem{
+					Severity: SeverityWarning, Key: "service_definitions." + id, Nearest: nearest(dep, slices.Values(ids)),
+					Text: "depends on " + quote(dep) + ", which is not defined here",
+				})
+			}
+		}
+	}
+	if circle := c.dependencyCircle(ids); circle != nil {
+		ps = append(ps, Problem{
+			Severity: SeverityError, Key: "service_definitions." + circle[0],
+			Text: "the dependencies go in a circle, none of these can start: " + strings.Join(circle, " -> "),
+		})
+	}
+	return ps
+}
+
+// dependencyCircle returns services each of which depends on the next, the first being the last too, and nil without one.
+func (c *Config) dependencyCircle(ids []string) []string {
+	const visiting, done = 1, 2
+	state := map[string]int{}
+	var path, circle []string
+	var visit func(id string) bool
+	visit = func(id string) bool {
+		switch state[id] {
+		case visiting:
+			circle = append(slices.Clone(path[slices.Index(path, id):]), id)
+			return true
+		case done:
+			return false
+		}
+		state[id] = visiting
+		path = append(path, id)
+		if slices.ContainsFunc(c.ServiceDefinitions[id].Dependencies, visit) {
+			return true
+		}
+		path = path[:len(path)-1]
+		state[id] = done
+		return false
+	}
+	for _, id := range ids {
+		if visit(id) {
+			break
+		}
+	}
+	return circle
+}
+
+// isLoopback reports whether only this host can reach the address.
+func isLoopback(host string) bool {
+	if isLocalhost(host) {
+		return true
+	}
+	addr, err := netip.ParseAddr(host)
+	return err == nil && addr.Unmap().IsLoopback()
+}
+
+// isLocalhost reports whether host is the name of this host's loopback addresses [RFC 6761].
+func isLocalhost(host string) bool {
+	return strings.EqualFold(strings.TrimSuffix(host, "."), "localhost")
+}
+
+func checkBind(text string) string {
+	if text == "" {
+		return "empty, want a host name or address; every address is 0.0.0.0 or ::"
+	}
+	return checkHost(text)
+}
+
+// checkHost says why text is neither a host name nor an address. The empty text passes.
+func checkHost(text string) string {
+	if text == "" {
+		return ""
+	}
+	if _, err := netip.ParseAddr(text); err == nil {
+		return ""
+	}
+	if _, err := netip.ParseAddrPort(text); err == nil {
+		return quote(text) + " has a port, which has a key of its own"
+	}
+	for label := range strings.SplitSeq(strings.TrimSuffix(text, "."), ".") {
+		wrong := func(r rune) bool {
+			return (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && r != '-' && r != '_'
+		}
+		if label == "" || len(label) > 63 || strings.ContainsFunc(label, wrong) {
+			return quote(text) + " is neither a host name nor an address"
+		}
+	}
+	if digits := strings.Trim(text, "0123456789."); digits == "" {
+		return quote(text) + " is neither a host name nor an address"
+	}
+	return ""
+}
+
+func checkClientID(text string) string {
+	if text == "" {
+		return ""
+	}
+	if err := topic.CheckLevel("client id", text); err != nil { // it is a level of responses/{id}
+		return err.Error()
+	}
+	return ""
+}
+
+// checkServiceID says why text cannot be a service's id or type, which is a level of topics.
+func checkServiceID(text string) string {
+	if err := topic.CheckLevel("service", text); err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
+func checkNamespace(text string) string {
+	if text == "" {
+		return "empty, want levels such as lawnberry or garden/mower"
+	}
+	if _, err := topic.New(text); err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
+func checkFilter(text string) string {
+	if err := topic.CheckFilter(text); err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	return slices.Sorted(maps.Keys(m))
+}

@@ -1,0 +1,303 @@
+// Package config is the configuration file of a mower: typed, with a default for every key, checked with file, line and
+// key, overridable from the environment, and explained.
+//
+// [Load] reads a file and the environment into a [Config]; [Keys] describes every key, which is what [WriteTemplate] writes
+// a commented file from; [Config]'s methods give the other packages their options. A key that does nothing yet says so
+// when it is set, as a warning in [Loaded.Problems].
+package config
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/lawnberry/lawnberry/client"
+	"github.com/lawnberry/lawnberry/topic"
+)
+
+// A Config is the whole configuration. [Default] returns a usable one; its zero value is not.
+type Config struct {
+	Broker             Broker
+	Client             Client
+	Services           Services
+	Topics             Topics
+	Protocols          Protocols
+	Security           Security
+	Monitoring         Monitoring
+	Integration        Integration
+	ServiceDefinitions map[string]ServiceDefinition // by service id
+	Development        Development
+}
+
+// String shows all values but the passwords. (Package fmt asks no [client.Secret] how to show itself inside a pointer that
+// it formats with %s, but it asks this.)
+func (c *Config) String() string {
+	type plain Config
+	return fmt.Sprintf("%+v", plain(*c))
+}
+
+// Broker configures the embedded broker.
+type Broker struct {
+	Port                int    // TCP; 0 lets the system choose
+	BindAddress         string // host name or address; "localhost" is 127.0.0.1 and ::1
+	KeepAlive           time.Duration
+	MaxConnections      int
+	Persistence         bool
+	PersistenceLocation string
+	LogLevel            string // error, warning, notice, information or debug
+	AllowAnonymous      *bool  // nil: only while Auth is off; see Anonymous
+	Auth                Auth
+	TLS                 ServerTLS
+	WebSockets          WebSockets
+}
+
+// Anonymous reports whether clients without a user name are let in: as AllowAnonymous says, and when it is nil only while
+// Auth is off.
+func (b *Broker) Anonymous() bool {
+	if b.AllowAnonymous != nil {
+		return *b.AllowAnonymous
+	}
+	return !b.Auth.Enabled
+}
+
+// Auth is a user name and a password.
+type Auth struct {
+	Enabled  bool
+	Username string
+	Password client.Secret
+}
+
+// ServerTLS names the PEM files of a listener.
+type ServerTLS struct {
+	Enabled  bool
+	CertFile string
+	KeyFile  string
+	CAFile   string // who may sign client certificates; "" takes none
+}
+
+// WebSockets configures MQTT over WebSocket.
+type WebSockets struct {
+	Enabled bool
+	Port    int
+}
+
+// Client configures the programs that connect to the broker.
+type Client struct {
+	ClientID           string // "" is a fresh one per program
+	BrokerHost         string // "" is the broker of this configuration
+	BrokerPort         int    // 0 is Broker.Port
+	CleanSession       bool
+	KeepAlive          time.Duration
+	ReconnectDelay     time.Duration
+	MaxReconnectDelay  time.Duration
+	ReconnectBackoff   float64
+	MessageTimeout     time.Duration // how long a command or publication may take when its caller sets no limit
+	QueueSize          int           // messages held while disconnected
+	CompressionEnabled bool
+	Auth               Auth
+	TLS                ClientTLS
+	RateLimits         RateLimits
+}
+
+// ClientTLS names the PEM files of a connection.
+type ClientTLS struct {
+	Enabled  bool
+	CACerts  string
+	CertFile string
+	KeyFile  string
+}
+
+// RateLimits are messages per minute and client.
+type RateLimits struct{ SensorData, Commands, Status, General int }
+
+// Services configures how services watch each other.
+type Services struct {
+	HeartbeatInterval time.Duration
+	HeartbeatTimeout  time.Duration
+	DependencyTimeout time.Duration
+	DiscoveryTimeout  time.Duration
+}
+
+// Topics changes the registry of topics; see [Config.Registry].
+type Topics struct {
+	Namespace  string
+	QoS        map[string]int // by type of topic, such as sensor_data
+	Retained   []string       // patterns retained beside the standard ones
+	RateLimits map[string]int // messages per minute and concrete topic, by pattern; 0 is no limit
+}
+
+// Protocols configures what a message may be.
+type Protocols struct {
+	Validation  Validation
+	Compression Compression
+	Retry       Retry
+}
+
+// Validation bounds messages.
+type Validation struct {
+	Enabled        bool
+	MaxPayloadSize int           // bytes
+	MaxMessageAge  time.Duration // 0 is no limit
+}
+
+// Compression configures gzip.
+type Compression struct {
+	Enabled   bool
+	Threshold int // bytes; what is longer is compressed
+}
+
+// Retry configures repeated attempts.
+type Retry struct {
+	MaxRetries   int
+	RetryDelay   time.Duration
+	RetryBackoff float64
+}
+
+// Security configures protection beyond TLS and the broker's users.
+type Security struct {
+	Encryption    Algorithm
+	Signing       Algorithm
+	AccessControl AccessControl
+}
+
+// Algorithm switches a method on.
+type Algorithm struct {
+	Enabled   bool
+	Algorithm string
+}
+
+// AccessControl lists who may do what.
+type AccessControl struct {
+	Enabled bool
+	Rules   []any
+}
+
+// Monitoring configures metrics, logs and health checks.
+type Monitoring struct {
+	Metrics      Metrics
+	Logging      Logging
+	HealthChecks HealthChecks
+}
+
+// Metrics configures the collection of figures.
+type Metrics struct {
+	Enabled            bool
+	CollectionInterval time.Duration
+	RetentionPeriod    time.Duration
+}
+
+// Logging configures the log; see [Config.LogLevel].
+type Logging struct {
+	Enabled        bool
+	LogLevel       string
+	LogMessages    bool
+	LogPerformance bool
+}
+
+// HealthChecks configures checks beside the services' heartbeats.
+type HealthChecks struct {
+	Enabled       bool
+	CheckInterval time.Duration
+	Timeout       time.Duration
+}
+
+// Integration configures bridges to elsewhere.
+type Integration struct {
+	WebSocketBridge WebSocketBridge
+	HomeAssistant   HomeAssistant
+	CloudLogging    CloudLogging
+}
+
+// WebSocketBridge configures the bridge for browsers.
+type WebSocketBridge struct {
+	Enabled        bool
+	Port           int
+	MaxConnections int
+}
+
+// HomeAssistant configures MQTT discovery.
+type HomeAssistant struct {
+	Enabled         bool
+	DiscoveryPrefix string
+	DeviceName      string
+	DeviceID        string
+}
+
+// CloudLogging configures a log sink on the network.
+type CloudLogging struct {
+	Enabled       bool
+	Endpoint      string
+	BatchSize     int
+	FlushInterval time.Duration
+}
+
+// ServiceDefinition describes one service; see [Config.ServiceOptions].
+type ServiceDefinition struct {
+	ServiceType  string        `json:"service_type"`
+	Dependencies []string      `json:"dependencies"`
+	Topics       ServiceTopics `json:"topics"`
+}
+
+// ServiceTopics lists the filters of a service, relative to the namespace or full.
+type ServiceTopics struct {
+	Subscribe []string `json:"subscribe"`
+	Publish   []string `json:"publish"`
+}
+
+// Development configures what helps while developing.
+type Development struct {
+	MockServices MockServices
+	Debug        Debug
+}
+
+// MockServices lists services to simulate.
+type MockServices struct {
+	Enabled  bool
+	Services []string
+}
+
+// Debug configures debugging.
+type Debug struct {
+	Enabled           bool
+	LogAllMessages    bool
+	SimulateFailures  bool
+	LatencySimulation time.Duration
+}
+
+// Default returns the configuration of a mower without a file.
+func Default() *Config {
+	return &Config{
+		Broker: Broker{
+			Port: 1883, BindAddress: "localhost", KeepAlive: 60 * time.Second, MaxConnections: 100,
+			Persistence: true, LogLevel: "information",
+			WebSockets: WebSockets{Port: 9001},
+		},
+		Client: Client{
+			KeepAlive: 60 * time.Second, ReconnectDelay: 5 * time.Second, MaxReconnectDelay: 300 * time.Second,
+			ReconnectBackoff: 2, MessageTimeout: 30 * time.Second, QueueSize: 1000, CompressionEnabled: true,
+		},
+		Services: Services{
+			HeartbeatInterval: 30 * time.Second, HeartbeatTimeout: 90 * time.Second,
+			DependencyTimeout: 60 * time.Second, DiscoveryTimeout: 300 * time.Second,
+		},
+		Topics: Topics{Namespace: topic.DefaultNamespace},
+		Protocols: Protocols{
+			Validation:  Validation{Enabled: true, MaxPayloadSize: 10_000, MaxMessageAge: 300 * time.Second},
+			Compression: Compression{Enabled: true, Threshold: 1000},
+			Retry:       Retry{MaxRetries: 3, RetryDelay: 5 * time.Second, RetryBackoff: 2},
+		},
+		Security: Security{
+			Encryption: Algorithm{Algorithm: "AES-256-GCM"},
+			Signing:    Algorithm{Algorithm: "HMAC-SHA256"},
+		},
+		Monitoring: Monitoring{
+			Metrics:      Metrics{CollectionInterval: 60 * time.Second, RetentionPeriod: 24 * time.Hour},
+			Logging:      Logging{Enabled: true, LogLevel: "info"},
+			HealthChecks: HealthChecks{CheckInterval: 30 * time.Second, Timeout: 10 * time.Second},
+		},
+		Integration: Integration{
+			WebSocketBridge: WebSocketBridge{Port: 9002, MaxConnections: 10},
+			HomeAssistant:   HomeAssistant{DiscoveryPrefix: "homeassistant", DeviceName: "Lawnberry", DeviceID: "lawnberry"},
+			CloudLogging:    CloudLogging{BatchSize: 100, FlushInterval: 60 * time.Second},
+		},
+	}
+}

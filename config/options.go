@@ -1,0 +1,299 @@
+package config
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+
+	"github.com/lawnberry/lawnberry/broker"
+	"github.com/lawnberry/lawnberry/client"
+	"github.com/lawnberry/lawnberry/message"
+	"github.com/lawnberry/lawnberry/service"
+)
+
+// LogLevel returns the level of the log: monitoring.logging.log_level, only errors when the log is off, and debug when
+// development.debug is on.
+func (c *Config) LogLevel() slog.Level {
+	switch {
+	case c.Development.Debug.Enabled:
+		return slog.LevelDebug
+	case !c.Monitoring.Logging.Enabled:
+		return slog.LevelError
+	}
+	return level(c.Monitoring.Logging.LogLevel)
+}
+
+// BrokerLogLevel returns the level of the broker's log, broker.log_level with the same two exceptions.
+func (c *Config) BrokerLogLevel() slog.Level {
+	if c.Development.Debug.Enabled || !c.Monitoring.Logging.Enabled {
+		return c.LogLevel()
+	}
+	return level(c.Broker.LogLevel)
+}
+
+func level(name string) slog.Level {
+	switch name {
+	case "debug":
+		return slog.LevelDebug
+	case "warning", "warn":
+		return slog.LevelWarn
+	case "error", "critical":
+		return slog.LevelError
+	}
+	return slog.LevelInfo // info, information, notice
+}
+
+// Limits returns what a message may be.
+func (c *Config) Limits() message.Limits {
+	v, z := &c.Protocols.Validation, &c.Protocols.Compression
+	l := message.Limits{MaxPayload: v.MaxPayloadSize, MaxAge: v.MaxMessageAge, CompressAbove: z.Threshold}
+	if l.MaxAge == 0 {
+		l.MaxAge = -1
+	}
+	if !z.Enabled || !c.Client.CompressionEnabled {
+		l.CompressAbove = -1
+	}
+	return l
+}
+
+// BrokerOptions returns the options of the embedded broker but for its Logger. It listens on TCP, on WebSocket when that is
+// enabled, and on the Unix socket of dataDir ([SocketPath]) when there is one.
+//
+// A bind_address of localhost makes two listeners of each, on 127.0.0.1 and on ::1, the latter optional, because clients
+// try either; with port 0 only the first, as two would get two ports.
+//
+// It fails on what [Config.Check] finds wrong and on certificates that cannot be read.
+func (c *Config) BrokerOptions(dataDir string) (broker.Options, error) {
+	if err := c.Check().Err(); err != nil {
+		return broker.Options{}, err
+	}
+	b := &c.Broker
+	o := broker.Options{
+		Namespace: c.Topics.Namespace, MaxConnections: b.MaxConnections, KeepAlive: b.KeepAlive,
+		Authenticate: b.authenticator(),
+	}
+	var encrypted *tls.Config
+	if b.TLS.Enabled {
+		var err error
+		if encrypted, err = b.TLS.config(); err != nil {
+			return broker.Options{}, err
+		}
+	}
+	listen := func(network string, port int) {
+		hosts := []string{b.BindAddress}
+		if isLocalhost(b.BindAddress) {
+			hosts = []string{"127.0.0.1", "::1"}
+		}
+		for i, host := range hosts {
+			if i > 0 && port == 0 {
+				break
+			}
+			o.Listeners = append(o.Listeners, broker.Listener{
+				Network: network, Address: net.JoinHostPort(host, strconv.Itoa(port)), TLS: encrypted, Optional: i > 0,
+			})
+		}
+	}
+	listen("tcp", b.Port)
+	if b.WebSockets.Enabled {
+		listen("ws", b.WebSockets.Port)
+	}
+	if path := SocketPath(dataDir); path != "" {
+		o.Listeners = append(o.Listeners, broker.Listener{Network: "unix", Address: path})
+	}
+	return o, nil
+}
+
+// authenticator returns what decides over a login, nil when everyone may come in.
+func (b *Broker) authenticator() func(context.Context, broker.Login) error {
+	if !b.Auth.Enabled {
+		return nil
+	}
+	anonymous := b.Anonymous()
+	// Sums of equal length, so that the time of the comparison says nothing about the password, its length included.
+	username, password := sha256.Sum256([]byte(b.Auth.Username)), sha256.Sum256([]byte(b.Auth.Password))
+	return func(_ context.Context, l broker.Login) error {
+		if l.Username == "" && !l.HasPassword {
+			if anonymous {
+				return nil
+			}
+			return errors.New("a user name and a password are needed")
+		}
+		user, pass := sha256.Sum256([]byte(l.Username)), sha256.Sum256(l.Password)
+		if subtle.ConstantTimeCompare(user[:], username[:])&subtle.ConstantTimeCompare(pass[:], password[:]) != 1 {
+			return errors.New("wrong user name or password")
+		}
+		return nil
+	}
+}
+
+func (t *ServerTLS) config() (*tls.Config, error) {
+	cert, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
+	if err != nil {
+		return nil, fmt.Errorf("broker.tls.cert_file and key_file: %w", err)
+	}
+	o := &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}}
+	if t.CAFile != "" {
+		o.ClientAuth = tls.VerifyClientCertIfGiven
+		if o.ClientCAs, err = certificates("broker.tls.ca_file", t.CAFile); err != nil {
+			return nil, err
+		}
+	}
+	return o, nil
+}
+
+// certificates reads the file that a key names.
+func certificates(key, file string) (*x509.CertPool, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", key, err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(text) {
+		return nil, fmt.Errorf("%s: there is no certificate in %s, want PEM", key, file)
+	}
+	return pool, nil
+}
+
+// OwnBroker reports whether clients are to connect to this configuration's own broker: client.broker_host is empty or this
+// host, and client.broker_port is 0 or broker.port.
+func (c *Config) OwnBroker() bool {
+	host, port := c.Client.BrokerHost, c.Client.BrokerPort
+	return (host == "" || isLoopback(host) || host == c.Broker.BindAddress) && (port == 0 || port == c.Broker.Port)
+}
+
+// ClientURL returns the address of the broker that programs connect to, such as tcp://localhost:1883. When the own broker has
+// port 0, which only a running broker knows, it is the Unix socket of dataDir.
+func (c *Config) ClientURL(dataDir string) string {
+	host, port := c.Client.BrokerHost, c.Client.BrokerPort
+	if port == 0 {
+		port = c.Broker.Port
+	}
+	if path := SocketPath(dataDir); c.OwnBroker() && port == 0 && path != "" {
+		return "unix://" + path
+	}
+	if host == "" {
+		host = c.Broker.BindAddress
+		if a, err := netip.ParseAddr(host); err == nil && a.IsUnspecified() {
+			host = "localhost"
+		}
+	}
+	scheme := "tcp"
+	if c.Client.TLS.Enabled || c.OwnBroker() && c.Broker.TLS.Enabled {
+		scheme = "ssl"
+	}
+	return scheme + "://" + net.JoinHostPort(host, strconv.Itoa(port))
+}
+
+// ClientOptions returns the options of a client but for its Logger and Will.
+//
+// To the own broker ([Config.OwnBroker]) it logs in with broker.auth unless client.auth is enabled, and trusts the broker's
+// own certificate unless client.tls is enabled. It is an error when a file of certificates cannot be read.
+func (c *Config) ClientOptions() (client.Options, error) {
+	topics, err := c.Registry()
+	if err != nil {
+		return client.Options{}, err
+	}
+	cl := &c.Client
+	o := client.Options{
+		URL: c.ClientURL(""), ID: cl.ClientID, Topics: topics, CleanStart: cl.CleanSession, KeepAlive: cl.KeepAlive,
+		ReconnectDelay: cl.ReconnectDelay, MaxReconnect: cl.MaxReconnectDelay, ReconnectFactor: cl.ReconnectBackoff,
+		Outbox: client.Queue{Max: cl.QueueSize}, Limits: c.Limits(),
+	}
+	if d := Default(); c.OwnBroker() && cl.ReconnectDelay == d.Client.ReconnectDelay && cl.MaxReconnectDelay == d.Client.MaxReconnectDelay {
+		o.ReconnectDelay, o.MaxReconnect = 0, 0 // the client knows better delays for a broker on this host
+	}
+	if auth := c.login(); auth.Enabled {
+		o.Username, o.Password = auth.Username, auth.Password
+	}
+	switch {
+	case cl.TLS.Enabled:
+		o.TLS, err = cl.TLS.config()
+	case c.OwnBroker() && c.Broker.TLS.Enabled:
+		o.TLS, err = c.ownBrokerTLS()
+	}
+	return o, err
+}
+
+// login returns what clients log in with.
+func (c *Config) login() Auth {
+	if !c.Client.Auth.Enabled && c.OwnBroker() {
+		return c.Broker.Auth
+	}
+	return c.Client.Auth
+}
+
+func (t *ClientTLS) config() (*tls.Config, error) {
+	o := &tls.Config{MinVersion: tls.VersionTLS12}
+	var err error
+	if t.CACerts != "" {
+		if o.RootCAs, err = certificates("client.tls.ca_certs", t.CACerts); err != nil {
+			return nil, err
+		}
+	}
+	if t.CertFile != "" {
+		cert, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("client.tls.certfile and keyfile: %w", err)
+		}
+		o.Certificates = []tls.Certificate{cert}
+	}
+	return o, nil
+}
+
+// ownBrokerTLS trusts the certificates that this configuration's broker itself has, under the name that they are for:
+// localhost need not be one of theirs.
+func (c *Config) ownBrokerTLS() (*tls.Config, error) {
+	text, err := os.ReadFile(c.Broker.TLS.CertFile)
+	if err != nil {
+		return nil, fmt.Errorf("broker.tls.cert_file: %w", err)
+	}
+	leaf, err := firstCertificate(text)
+	if err != nil {
+		return nil, fmt.Errorf("broker.tls.cert_file: %s: %w", c.Broker.TLS.CertFile, err)
+	}
+	own := x509.NewCertPool()
+	own.AppendCertsFromPEM(text)
+	o := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: own}
+	switch {
+	case len(leaf.DNSNames) > 0:
+		o.ServerName = leaf.DNSNames[0]
+	case len(leaf.IPAddresses) > 0:
+		o.ServerName = leaf.IPAddresses[0].String()
+	}
+	return o, nil
+}
+
+func firstCertificate(text []byte) (*x509.Certificate, error) {
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type == "CERTIFICATE" {
+			return x509.ParseCertificate(block.Bytes)
+		}
+	}
+	return nil, errors.New("there is no certificate in it, want PEM")
+}
+
+// ServiceOptions returns the options of the service with that id but for its Logger, with type and dependencies of its
+// definition when there is one. Its session is the service's own: client.client_id is not used.
+func (c *Config) ServiceOptions(id string) (service.Options, error) {
+	o, err := c.ClientOptions()
+	if err != nil {
+		return service.Options{}, err
+	}
+	o.ID = ""
+	d := c.ServiceDefinitions[id]
+	return service.Options{
+		ID: id, Type: d.ServiceType, Dependencies: append([]string(nil), d.Dependencies...), Client: o,
+		DependencyTimeout: c.Services.DependencyTimeout,
+		Heartbeat:         c.Services.HeartbeatInterval, HeartbeatTimeout: c.Services.HeartbeatTimeout,
+	}, nil
+}
