@@ -2,6 +2,7 @@ package message
 
 import (
 	"bytes"
+	"math"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -164,7 +165,7 @@ func (s *scanner) checkMetadata(f int, v span) error {
 		}
 	case metaPriority, metaRetryCount:
 		n := s.float(v)
-		if n != float64(int64(n)) {
+		if n != math.Trunc(n) {
 			return bad(ReasonWrongType, "must be an integer, not "+s.excerpt(v))
 		}
 		if f == metaPriority && (n < 0 || n > float64(Critical)) {
