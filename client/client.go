@@ -1,0 +1,161 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/lawnberry/lawnberry/internal/packet"
+	"github.com/lawnberry/lawnberry/topic"
+)
+
+// Client is one MQTT session. Its methods may be called concurrently.
+//
+// One goroutine (run) connects, one pair of goroutines reads and writes each connection, and each handler has its own.
+type Client struct {
+	opts         Options
+	endpoint     *endpoint
+	id           string
+	uncompressed []string // full
+	propsJSON    []byte   // of an envelope, encoded
+	propsGzip    []byte   // of a compressed one
+	started      time.Time
+	always       chan struct{} // closed
+	stats        counters
+	responses    *Subscription
+	calls        calls
+	requests     requests
+	waits        sync.Pool // of chan error with room for one, empty
+
+	life   context.Context    // of handlers; ends when Close begins
+	kill   context.CancelFunc // ends life
+	dying  <-chan struct{}    // of life
+	halt   context.CancelFunc // ends run
+	halted chan struct{}      // closed when run has returned
+	dead   chan struct{}      // closed when Close is over
+
+	// Of run alone.
+	wireID  string         // client id in CONNECT: ours, or what the broker assigned instead
+	version packet.Version // to try first
+	spoken  packet.Version // of the last connection, 0 before
+	v5      bool           // the broker has accepted MQTT 5 once
+
+	mu sync.Mutex
+	// Guarded by mu, as are the fields of link and those of embedded types that say so.
+	session
+	incoming
+	box      *outbox
+	table    table
+	ops      operations
+	link     *link         // nil while there is no connection
+	since    time.Time     // when link became ready
+	room     chan struct{} // closed when the outbox gets more room; nil if nobody waits
+	flushed  chan struct{} // closed when nothing waits to be sent or acknowledged; nil if nobody waits
+	handlers int           // goroutines of handlers and requests
+	ended    chan struct{} // closed when one of them ends; nil if nobody waits
+	closing  bool          // Close has begun
+	refusing bool          // Publish returns ErrClosed
+	states   *states       // nil without OnState
+}
+
+// Connect starts a client and waits for its first connection or ctx. It tries again until ctx ends, unless FailFast is
+// set or trying again cannot help: the broker refuses the credentials or the client id, its certificate does not
+// verify, the URL is wrong, or Birth fails. Then, and when ctx ends, it returns an error that says so and nothing
+// keeps running. A *[ConnectError] carries the broker's reason.
+func Connect(ctx context.Context, o Options) (*Client, error) {
+	c, err := newClient(o)
+	if err != nil {
+		return nil, err
+	}
+	run, halt := context.WithCancel(context.Background())
+	c.halt = halt
+	first, endFirst := context.WithCancel(run) // the first connection's making ends with ctx, what follows does not
+	defer endFirst()
+	defer context.AfterFunc(ctx, endFirst)()
+	result := make(chan error, 1)
+	go c.run(run, first, result)
+
+	err = <-result
+	if err == nil {
+		return c, nil
+	}
+	if c.startClosing() {
+		_ = c.shutDown(context.Background(), nil)
+	} else { // Birth has called Close
+		<-c.dead
+	}
+	var failed *ConnectError
+	if ctx.Err() != nil && errors.As(err, &failed) {
+		failed.ended = ctx.Err()
+	}
+	return nil, err
+}
+
+func newClient(o Options) (*Client, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	ep, err := newEndpoint(&o)
+	if err != nil {
+		return nil, err
+	}
+	longest := 300 * time.Second
+	if ep.local {
+		longest = 2 * time.Second
+	}
+	setDuration(&o.MaxReconnect, longest)
+	c := &Client{
+		opts: o, endpoint: ep, id: o.ID, started: time.Now(), version: packet.V5,
+		box: newOutbox(o.Outbox), always: make(chan struct{}), dead: make(chan struct{}), halted: make(chan struct{}),
+	}
+	close(c.always)
+	c.life, c.kill = context.WithCancel(context.Background())
+	c.dying = c.life.Done()
+	if c.id == "" {
+		c.id = newID()
+	}
+	c.wireID = c.id
+	c.waits.New = func() any { return make(chan error, 1) }
+	c.propsJSON, c.propsGzip = commonProperties()
+	c.session.init()
+	c.requests.init()
+	for _, f := range o.Uncompressed {
+		full, err := o.Topics.Resolve(f)
+		if err != nil {
+			return nil, fmt.Errorf("uncompressed topics: %w", err)
+		}
+		c.uncompressed = append(c.uncompressed, full)
+	}
+	if o.Will != nil { // better said now than at every attempt to connect
+		if _, err := c.will(o.Will, packet.V5); err != nil {
+			return nil, err
+		}
+	}
+	c.table.reset(true)
+	if err := c.hearResponses(); err != nil {
+		return nil, err
+	}
+	if o.OnState != nil {
+		c.states = newStates(o.OnState)
+	}
+	return c, nil
+}
+
+// ID returns the MQTT client id in use, which is the sender of our messages.
+func (c *Client) ID() string { return c.id }
+
+// Topics returns the registry.
+func (c *Client) Topics() *topic.Registry { return c.opts.Topics }
+
+// Connected reports whether the session is up now.
+func (c *Client) Connected() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.link != nil && c.link.ready
+}
+
+// clock is the time since Connect, monotonic.
+func (c *Client) clock() time.Duration { return time.Since(c.started) }

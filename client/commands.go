@@ -1,0 +1,355 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/lawnberry/lawnberry/message"
+	"github.com/lawnberry/lawnberry/topic"
+)
+
+// ReasonRetained counts, beside the reasons of package message, retained commands, which are never executed.
+const ReasonRetained message.Reason = "retained"
+
+// Request is a command received by ServeCommands.
+type Request struct {
+	Command    string
+	Target     string
+	Parameters json.RawMessage // an object
+	Sender     string          // "" from a plain MQTT 5 client without an envelope
+	Delivery   *Delivery
+	Deadline   time.Time
+
+	correlation string // of the envelope
+	replyTo     string // as Publish takes it; "" is nowhere
+	key         string // of requests; "" if the message has no id
+}
+
+// ServeCommands subscribes to commands/{name} and answers each request with what h returns, over the Response Topic
+// when there is one, else on responses/{sender}. The error of h reaches the caller: of a *[CommandError] its Code (over
+// MQTT 5) and Message, of others their text.
+//
+// accept decides by the payload's target whether a request is for this server; nil takes all. Requests that are
+// retained, past their deadline or repeated (same sender and message_id) are never handed to h; a repeated one gets the
+// stored answer again, as long as it is among the last 1,024. h runs in a goroutine per request, at most
+// Options.Commands at once; more wait at the broker. Its ctx ends at the deadline (expires_at, else the payload's
+// timeout after receipt), when the caller cancels, and when the client closes. A panic of h is answered with an error.
+//
+// A request is acknowledged when h has been started: what a crash interrupts is not run again.
+//
+// A plain MQTT 5 client needs no envelope: a JSON object {"command": ..., "parameters": {...}} with a Response Topic is
+// a request. An envelope without correlation_id is run, and answered without one; an envelope with neither
+// correlation_id, Response Topic nor require_ack is not answered.
+func (c *Client) ServeCommands(ctx context.Context, name string, accept func(target string) bool,
+	h func(ctx context.Context, r *Request) (result any, err error)) (*Subscription, error) {
+	s := &commandServer{c: c, name: name, accept: accept, h: h, slots: make(chan struct{}, c.opts.Commands)}
+	return c.Subscribe(ctx, "commands/"+name, s.take)
+}
+
+type commandServer struct {
+	c      *Client
+	name   string
+	accept func(target string) bool
+	h      func(ctx context.Context, r *Request) (any, error)
+	slots  chan struct{}
+}
+
+// take starts a request. It waits for a slot.
+func (s *commandServer) take(ctx context.Context, d *Delivery) {
+	c := s.c
+	if d.Retained {
+		_ = c.stats.reject(&message.Error{Reason: ReasonRetained, Rule: "is a retained command"})
+		c.opts.Logger.Debug("retained command ignored", "topic", d.Topic)
+		return
+	}
+	r, err := s.parse(d)
+	switch {
+	case err != nil:
+		c.opts.Logger.Debug("command rejected", "topic", d.Topic, "error", err)
+		if r.replyTo != "" {
+			c.answerRequest(r, nil, &CommandError{Code: CodeBadParameters, Message: err.Error()}, 0)
+		}
+		return
+	case s.accept != nil && !s.accept(r.Target):
+		return
+	case r.Command == cancelCommand:
+		c.requests.cancel(r.Sender, r.correlation)
+		return
+	case !time.Now().Before(r.Deadline):
+		_ = c.stats.reject(&message.Error{Reason: message.ReasonExpired, Rule: "is past its deadline"})
+		c.opts.Logger.Debug("expired command ignored", "topic", d.Topic, "command", r.Command, "sender", r.Sender)
+		return
+	}
+	life, end := c.handlerContext()
+	run, cancel := context.WithDeadline(life, r.Deadline)
+	stop := func() { cancel(); end() }
+	e, first := c.requests.begin(r, stop)
+	if !first {
+		stop()
+		c.opts.Logger.Debug("repeated command not run again", "topic", d.Topic, "command", r.Command, "sender", r.Sender)
+		if stored := c.requests.answerOf(e); stored != nil {
+			stored.send(c)
+		}
+		return
+	}
+	select {
+	case s.slots <- struct{}{}:
+	case <-ctx.Done():
+		stop()
+		c.requests.drop(e)
+		return
+	}
+	c.mu.Lock()
+	c.handlers++
+	c.mu.Unlock()
+	go s.run(run, r, e)
+}
+
+// run calls the handler and answers.
+func (s *commandServer) run(ctx context.Context, r *Request, e *execution) {
+	c := s.c
+	defer c.handlerEnded()
+	defer func() { <-s.slots }()
+	defer e.cancel()
+	begin := time.Now()
+	result, err := s.call(ctx, r)
+	c.requests.end(e, c.answerRequest(r, result, err, time.Since(begin)))
+}
+
+func (s *commandServer) call(ctx context.Context, r *Request) (result any, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			s.c.stats.panics.Add(1)
+			s.c.opts.Logger.Error("command handler panicked", "command", r.Command, "panic", v, "stack", string(debug.Stack()))
+			result, err = nil, &CommandError{Code: CodeFailed, Message: fmt.Sprintf("the handler panicked: %v", v)}
+		}
+	}()
+	return s.h(ctx, r)
+}
+
+// parse reads a request out of d. With an error, the result says at least where to send the answer.
+func (s *commandServer) parse(d *Delivery) (*Request, error) {
+	r := &Request{Delivery: d, replyTo: s.c.replyTopic(d.ResponseTopic)}
+	m := &d.Message
+	var p message.Command
+	if m.Raw {
+		if r.replyTo == "" {
+			return r, errors.New("neither an envelope nor a Response Topic")
+		}
+		if err := parsePlain(m.Payload, &p); err != nil {
+			return r, err
+		}
+		if p.Target == "" {
+			p.Target = s.name
+		}
+	} else {
+		if m.Metadata.Type != message.TypeCommand {
+			r.replyTo = ""
+			return r, fmt.Errorf("message_type is %q, not command", m.Metadata.Type)
+		}
+		r.Sender, r.correlation = m.Metadata.Sender, m.Metadata.CorrelationID
+		r.key = r.Sender + "\x00" + m.Metadata.ID
+		var err error
+		if p, err = message.Payload[message.Command](*m); err != nil {
+			return r, err
+		}
+		if r.replyTo == "" && (p.WantsAck() || r.correlation != "") {
+			r.replyTo = "responses/" + r.Sender
+		}
+	}
+	r.Command, r.Target, r.Parameters = p.Command, p.Target, p.Parameters
+	if len(r.Parameters) == 0 {
+		r.Parameters = json.RawMessage("{}")
+	}
+	r.Deadline = deadline(d, p.Timeout)
+	return r, nil
+}
+
+// parsePlain reads the form without an envelope.
+func parsePlain(body []byte, p *message.Command) error {
+	if err := json.Unmarshal(body, p); err != nil {
+		return fmt.Errorf(`the request is no JSON object {"command": ..., "parameters": {...}}: %w`, err)
+	}
+	if p.Command == "" {
+		return errors.New(`the request has no "command"`)
+	}
+	return nil
+}
+
+// deadline is when a request must have begun: expires_at, else timeout seconds after receipt.
+func deadline(d *Delivery, timeout float64) time.Time {
+	const longest = 24 * 3600
+	if e := d.Message.Metadata.ExpiresAt; e != 0 {
+		return message.Metadata{Timestamp: e}.Time()
+	}
+	if !(timeout > 0) {
+		timeout = defaultCallTimeout.Seconds()
+	}
+	at := d.Received.Add(time.Duration(min(timeout, longest) * float64(time.Second)))
+	if d.Expiry > 0 && d.Received.Add(d.Expiry).Before(at) {
+		at = d.Received.Add(d.Expiry)
+	}
+	return at
+}
+
+// replyTopic returns where an answer may go, as Publish takes it, or "". A requester must not make us publish on a topic
+// that has another meaning.
+func (c *Client) replyTopic(full string) string {
+	if full == "" || topic.CheckName(full) != nil || full[0] == '$' {
+		return ""
+	}
+	if _, inside := c.opts.Topics.Relative(full); inside {
+		if def, ok := c.opts.Topics.Lookup(full); ok && def.Type != "responses" {
+			return ""
+		}
+	}
+	return topic.Absolute(full)
+}
+
+// A reply is an answer, kept for a request that comes again.
+type reply struct {
+	topic       string
+	correlation []byte // Correlation Data
+	m           message.Message
+	code        string
+}
+
+// answerRequest publishes the answer to r and returns it, or nil if there is none to give.
+func (c *Client) answerRequest(r *Request, result any, err error, took time.Duration) *reply {
+	if r.replyTo == "" {
+		return nil
+	}
+	a := c.newReply(r, result, err, took)
+	if err := a.send(c); err != nil { // such as a result over the payload limit
+		a = c.newReply(r, nil, fmt.Errorf("the result cannot be sent: %w", err), took)
+		_ = a.send(c)
+	}
+	return a
+}
+
+func (c *Client) newReply(r *Request, result any, err error, took time.Duration) *reply {
+	seconds := took.Seconds()
+	p := message.Response{Success: err == nil, ExecutionTime: &seconds}
+	a := &reply{topic: r.replyTo, correlation: r.Delivery.CorrelationData}
+	if err == nil && result != nil {
+		p.Result, err = message.EncodeJSON(result)
+	}
+	if err != nil {
+		text := err.Error()
+		a.code = CodeFailed
+		var said *CommandError
+		if errors.As(err, &said) {
+			a.code = said.Code
+			if said.Message != "" {
+				text = said.Message
+			}
+		}
+		p.Success, p.Error = false, &text
+	}
+	a.m, err = message.NewResponse(c.id, p)
+	if err != nil {
+		c.opts.Logger.Error("response cannot be encoded", "command", r.Command, "error", err)
+	}
+	a.m.Metadata.CorrelationID = r.correlation
+	return a
+}
+
+func (a *reply) send(c *Client) error {
+	opts := make([]PublishOption, 0, 3)
+	opts = append(opts, WithRetain(false), func(p *publishing) { p.correlation = a.correlation })
+	if a.code != "" {
+		opts = append(opts, WithUser(codeKey, a.code))
+	}
+	p, err := c.prepare(a.topic, a.m, opts)
+	if err == nil {
+		err = c.submit(context.Background(), p)
+	}
+	if err != nil {
+		c.opts.Logger.Warn("response not sent", "topic", a.topic, "error", err)
+	}
+	return err
+}
+
+// requests remembers what was executed, so that nothing is executed twice.
+type requests struct {
+	mu    sync.Mutex
+	seen  map[string]*execution
+	order []*execution // of seen, oldest first
+}
+
+const maxRequests = 1024
+
+// An execution is a request that was begun. requests.mu guards it.
+type execution struct {
+	key, caller string
+	cancel      context.CancelFunc
+	done        bool
+	answer      *reply
+}
+
+func (q *requests) init() { q.seen = make(map[string]*execution) }
+
+// begin registers r; first is false if it has begun before.
+func (q *requests) begin(r *Request, cancel context.CancelFunc) (e *execution, first bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if e := q.seen[r.key]; e != nil && r.key != "" {
+		return e, false
+	}
+	e = &execution{key: r.key, caller: r.Sender + "\x00" + r.correlation, cancel: cancel}
+	if r.key == "" {
+		return e, true
+	}
+	for range len(q.order) - maxRequests + 1 {
+		old := q.order[0]
+		q.order = q.order[1:]
+		if old.done {
+			delete(q.seen, old.key)
+		} else {
+			q.order = append(q.order, old)
+		}
+	}
+	q.seen[e.key] = e
+	q.order = append(q.order, e)
+	return e, true
+}
+
+func (q *requests) end(e *execution, answer *reply) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	e.done, e.answer = true, answer
+}
+
+// drop forgets an execution that was not begun after all.
+func (q *requests) drop(e *execution) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	e.done = true
+	delete(q.seen, e.key)
+}
+
+func (q *requests) answerOf(e *execution) *reply {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return e.answer
+}
+
+// cancel ends the context of the request with that correlation id.
+func (q *requests) cancel(sender, correlation string) {
+	if correlation == "" {
+		return
+	}
+	caller := sender + "\x00" + correlation
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for i := len(q.order) - 1; i >= 0; i-- {
+		if e := q.order[i]; e.caller == caller && !e.done {
+			e.cancel()
+		}
+	}
+}

@@ -1,0 +1,261 @@
+package client
+
+import (
+	"bytes"
+	"time"
+
+	"github.com/lawnberry/lawnberry/internal/packet"
+	"github.com/lawnberry/lawnberry/message"
+	"github.com/lawnberry/lawnberry/topic"
+)
+
+// Delivery is one received message. It belongs to the handler, except for what the slices hold, which other handlers
+// of the same message may read.
+type Delivery struct {
+	Topic           string // relative when inside the namespace, else the full topic
+	Message         message.Message
+	QoS             byte
+	Retained        bool
+	Dup             bool
+	Received        time.Time // with monotonic clock
+	ResponseTopic   string
+	CorrelationData []byte
+	ContentType     string
+	User            [][2]string   // user properties in order
+	Expiry          time.Duration // remaining message expiry; 0 is none
+	Invalid         error         // with WithInvalid: the rule that the message breaks, usually a *message.Error
+}
+
+// user returns the value of the first user property of that name.
+func (d *Delivery) user(key string) (string, bool) {
+	for _, kv := range d.User {
+		if kv[0] == key {
+			return kv[1], true
+		}
+	}
+	return "", false
+}
+
+// A name is a topic as it was received, with what is known of it. The reader keeps the names it has seen.
+type name struct {
+	full, rel string
+	status    bool // system/services/+/status, which is exempt from the age limit
+
+	subs    []*Subscription // whose filters match, without subscription identifiers
+	version uint64          // of the table of subscriptions, when subs was made
+}
+
+const maxNames = 2048
+
+func (r *receiver) name(topicName []byte) *name {
+	if n := r.names[string(topicName)]; n != nil {
+		return n
+	}
+	if len(r.names) >= maxNames {
+		clear(r.names)
+	}
+	n := &name{full: string(topicName)}
+	inside := false
+	n.rel, inside = r.c.opts.Topics.Relative(n.full)
+	n.status = inside && topic.Match("system/services/+/status", n.rel)
+	r.names[n.full] = n
+	return n
+}
+
+// publish takes in the PUBLISH in r.pub.
+func (r *receiver) publish() error {
+	c, l, p := r.c, r.l, &r.pub
+	if p.Properties.TopicAlias.OK { // we allow none [MQTT-3.3.2-9]
+		return &packet.Error{Code: packet.TopicAliasInvalid, Text: "PUBLISH: a topic alias, of which we allow none"}
+	}
+	c.stats.received.Add(1)
+	n := r.name(p.Topic)
+	in := &inbound{full: n.full, id: p.ID, qos: p.QoS}
+	c.deliver(&in.d, n, p)
+	invalid := c.judge(in, n)
+
+	c.mu.Lock()
+	if p.QoS > 0 && c.knows(l, p, n) {
+		c.mu.Unlock()
+		return nil
+	}
+	targets := c.route(l, n, p, in)
+	if invalid != nil {
+		targets = debuggers(targets)
+	}
+	in.subs = targets
+	for _, s := range targets {
+		if s.sink == nil {
+			in.pending.Add(1)
+		}
+	}
+	if p.QoS > 0 {
+		c.expectAck(l, in, invalid == nil && len(targets) == 0)
+	}
+	c.mu.Unlock()
+
+	if invalid != nil {
+		c.opts.Logger.Debug("message rejected", "topic", n.full, "error", invalid)
+	}
+	hand(in, targets)
+	return nil
+}
+
+// hand gives in to its handlers; each gets a Delivery of its own.
+func hand(in *inbound, targets []*Subscription) {
+	for i, s := range targets {
+		d := &in.d
+		if i > 0 {
+			other := in.d
+			d = &other
+		}
+		if s.sink != nil {
+			s.sink(d)
+		} else {
+			s.c.letGo(s.push(item{in, d}))
+		}
+	}
+}
+
+// deliver fills d from p, of which nothing may be kept: its bytes belong to the reader's buffer.
+func (c *Client) deliver(d *Delivery, n *name, p *packet.Publish) {
+	d.Topic, d.QoS, d.Retained, d.Dup = n.rel, p.QoS, p.Retain, p.Dup
+	d.Received = time.Now()
+	d.Message = message.NewRaw(bytes.Clone(p.Payload))
+	props := &p.Properties
+	if props.ResponseTopic != nil {
+		d.ResponseTopic = string(props.ResponseTopic)
+	}
+	if props.CorrelationData != nil {
+		d.CorrelationData = bytes.Clone(props.CorrelationData)
+	}
+	switch ct := props.ContentType; {
+	case string(ct) == contentType:
+		d.ContentType = contentType
+	case ct != nil:
+		d.ContentType = string(ct)
+	}
+	for _, u := range props.User {
+		d.User = append(d.User, [2]string{string(u.Key), string(u.Value)})
+	}
+	if props.MessageExpiry.OK {
+		d.Expiry = time.Duration(props.MessageExpiry.V) * time.Second
+	}
+}
+
+// judge decodes the body in d and holds it against the rules. What breaks one stays raw.
+func (c *Client) judge(in *inbound, n *name) error {
+	d := &in.d
+	lim := c.opts.Limits
+	m, err := message.Decode(d.Message.Payload, lim)
+	if err == nil {
+		_, will := d.user(willKey)
+		if d.Retained || n.status || will {
+			lim.MaxAge = -1
+		}
+		if err = m.CheckAge(d.Received, lim); err == nil {
+			d.Message = m
+			if !m.Raw && !d.Retained {
+				c.stats.oneWay.record(d.Received.Sub(m.Metadata.Time()))
+			}
+			return nil
+		}
+	}
+	d.Invalid = err
+	return c.stats.reject(err)
+}
+
+// debuggers returns those of subs that want to see invalid messages.
+func debuggers(subs []*Subscription) []*Subscription {
+	var out []*Subscription
+	for _, s := range subs {
+		if s.invalid {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// route returns the subscriptions that get the message in p: those of the subscription identifiers in it or, without,
+// those whose filters match. A retained message is for those only that have just subscribed.
+func (c *Client) route(l *link, n *name, p *packet.Publish, in *inbound) []*Subscription {
+	t := &c.table
+	ids := p.Properties.SubscriptionIDs
+	var out []*Subscription
+	unknown := len(ids) == 0
+	for i, id := range ids {
+		h, generation := t.identified(id)
+		switch {
+		case h == nil:
+			unknown = true // of a session that a former process made
+		case !p.Retain:
+			out = join(out, h.subs, i == 0)
+		default:
+			if s, ok := h.fresh[generation]; ok && s != nil {
+				out = join(out, []*Subscription{s}, false)
+			} else if ok {
+				out = join(out, h.subs, i == 0)
+			}
+		}
+	}
+	switch {
+	case unknown && len(ids) > 0 && !t.resumed:
+		unknown = false
+	case unknown:
+		out = t.matching(n)
+		if p.Retain && !t.identifiers {
+			out = c.firstSeen(out, n)
+		}
+	}
+	if !t.identifiers {
+		noteSeen(out, n)
+	}
+	if (t.resumed || t.merging > 0) && len(out) > 0 && t.repeated(in.d.Message.Metadata.ID, n) {
+		return nil
+	}
+	if t.noLocal > 0 && !in.d.Message.Raw && in.d.Message.Metadata.Sender == c.id {
+		out = notLocal(out)
+	}
+	return out
+}
+
+// join appends more to subs; the first is taken as it is, for it is never changed.
+func join(subs, more []*Subscription, first bool) []*Subscription {
+	if first {
+		return more
+	}
+	return append(subs[:len(subs):len(subs)], more...)
+}
+
+// firstSeen returns those that have had nothing on this topic yet. Without subscription identifiers that is how a
+// retained message that came because of another handler's subscription is known.
+func (c *Client) firstSeen(subs []*Subscription, n *name) []*Subscription {
+	var out []*Subscription
+	for _, s := range subs {
+		if _, seen := s.seen[n.full]; !seen {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+func noteSeen(subs []*Subscription, n *name) {
+	for _, s := range subs {
+		if s.seen == nil {
+			s.seen = make(map[string]struct{})
+		}
+		if len(s.seen) < maxNames {
+			s.seen[n.full] = struct{}{}
+		}
+	}
+}
+
+func notLocal(subs []*Subscription) []*Subscription {
+	var out []*Subscription
+	for _, s := range subs {
+		if !s.noLocal {
+			out = append(out, s)
+		}
+	}
+	return out
+}

@@ -1,0 +1,37 @@
+// Package client is the bus's MQTT client: a session that reconnects, an outbox, handlers by topic filter, and
+// command and response.
+//
+// # Session
+//
+// [Connect] speaks MQTT 5, or 3.1.1 with a broker that refuses version 5. The session outlives its connections: after
+// a cut the client dials again (exponential backoff with full jitter), restores its subscriptions if the broker has
+// forgotten them, sends what is unacknowledged again in its order, calls [Options].Birth and drains the outbox.
+//
+// # What is promised
+//
+//   - [Client.Publish] returns nil when the message is safe: acknowledged at QoS 1 and 2, written at QoS 0, or held in
+//     the outbox while there is no connection. The outbox is in memory: it is lost with the process, and [Client.Close]
+//     says how much that was.
+//   - Messages of one goroutine to one topic arrive in the order in which they were published.
+//   - Each handler gets each message once, however many filters of this client match it. At QoS 1 a message may come
+//     again after a cut, at QoS 2 it does not as long as the broker keeps the session.
+//   - A message is acknowledged after all its handlers returned. One exception keeps a slow handler from delaying the
+//     others: acknowledgements leave in the order of receipt [MQTT-4.6.0-2], so when the slow one's messages would use
+//     up the broker's window (half of it over MQTT 5) they are acknowledged while they still wait in this process, as
+//     far as the bound of that handler's queue. Beyond that bound the broker has to wait.
+//   - What breaks a rule of the wire format (malformed, too large, too old, expired) is counted by reason, logged at
+//     level debug and acknowledged; handlers never see it.
+//
+// # Age limit
+//
+// A message older than [message.Limits].MaxAge is rejected, with three exceptions: retained messages, Wills that carry
+// the user property will (this client's do, over MQTT 5), and status messages on system/services/+/status, so that the
+// Wills of others and of MQTT 3.1.1 are heard too. Past its expires_at every message is rejected.
+//
+// # Overlapping filters
+//
+// Over MQTT 5 every filter has a subscription identifier, so that each copy a broker sends is known to belong to one
+// filter. A broker without identifiers, and MQTT 3.1.1, sends copies that cannot be told apart; there the client
+// holds no two filters at the broker that overlap: it subscribes to their join instead ("a/+/c" and "a/b/+" become
+// "a/+/+") and chooses the handlers itself.
+package client

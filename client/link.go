@@ -1,0 +1,142 @@
+package client
+
+import (
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/lawnberry/lawnberry/internal/packet"
+)
+
+const (
+	// highWater is how many bytes may wait to be written before publications have to wait in the outbox, where safety
+	// topics can overtake them. Acknowledgements are always appended.
+	highWater = 64 << 10
+	// maxSpare is the largest write buffer that is kept for reuse.
+	maxSpare = 256 << 10
+	// slowLink is the rate, in bytes a second, below which a link that is written to counts as dead.
+	slowLink = 8 << 10
+	// maxPatience bounds how much longer a link that is written to may be silent.
+	maxPatience = 30 * time.Second
+)
+
+// A link is one connection to the broker, after its CONNACK.
+type link struct {
+	conn    net.Conn
+	version packet.Version
+	rd      *packet.Reader
+	server  server
+
+	// Guarded by Client.mu.
+	out        []byte    // what the writer takes next
+	spare      []byte    // the other buffer, empty
+	unwritten  []written // QoS 0 in out
+	inWrite    []written // QoS 0 in the buffer that is being written
+	quota      int       // QoS 1 and 2 that may be sent before another is acknowledged [MQTT-4.9.0-2]
+	reserve    int       // of it, what only safety topics may use
+	setup      bool      // subscriptions are restored; birth messages may be sent
+	ready      bool      // the outbox drains
+	farewell   bool      // out ends with a DISCONNECT: nothing may follow [MQTT-3.14.4-2]
+	err        error     // why it ended
+	ackAhead   int       // unacknowledged messages at which slow handlers are not waited for
+	ackBlocked int       // finished messages behind an unfinished one, at which neither
+
+	wake  chan struct{}  // the writer has something to do
+	down  chan struct{}  // closed when the link has failed
+	loops sync.WaitGroup // reader, writer, watch
+	once  sync.Once
+
+	keepAlive time.Duration
+	heard     atomic.Bool  // since watch last looked
+	spoke     atomic.Bool  // since watch last looked
+	unheard   atomic.Int64 // bytes written since something was heard
+}
+
+// written is a publication of QoS 0 in a write buffer, and the offset of its end.
+type written struct {
+	p   *publication
+	end int
+}
+
+// server is what CONNACK says the broker can do.
+type server struct {
+	receiveMaximum int
+	maxPacket      int // bytes
+	maxQoS         byte
+	retain         bool
+	wildcard       bool
+	identifiers    bool // subscription identifiers, which need MQTT 5
+	shared         bool
+}
+
+// push appends nothing itself: it wakes the writer. Client.mu is held.
+func (l *link) push() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// close ends the connection at once, whatever its goroutines are doing.
+func (l *link) close() {
+	l.once.Do(func() {
+		close(l.down)
+		_ = l.conn.Close()
+	})
+}
+
+// fail ends l and notes why; the first reason stays.
+func (c *Client) fail(l *link, err error) {
+	c.mu.Lock()
+	if l.err == nil {
+		l.err = err
+	}
+	c.mu.Unlock()
+	l.close()
+}
+
+// watch keeps the connection alive and notices when it is dead [MQTT-3.1.2-20]. It looks every quarter of Probe: a
+// PINGREQ after four silent quarters, the end after eleven.
+func (c *Client) watch(l *link) {
+	defer l.loops.Done()
+	const probeAt, deadAt = 4, 11
+	tick := c.opts.Probe / 4
+	if l.keepAlive > 0 {
+		tick = min(tick, l.keepAlive/4)
+	}
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	silent, quiet := 0, 0 // ticks without a byte received, sent
+	for {
+		select {
+		case <-l.down:
+			return
+		case <-ticker.C:
+		}
+		silent, quiet = silent+1, quiet+1
+		if l.heard.Swap(false) {
+			silent = 0
+			l.unheard.Store(0)
+		}
+		if l.spoke.Swap(false) {
+			quiet = 0
+		}
+		patience := min(time.Duration(l.unheard.Load())*time.Second/slowLink, maxPatience)
+		if silent >= deadAt+int(patience/tick) {
+			c.fail(l, errSilent)
+			return
+		}
+		idle := l.keepAlive > 0 && time.Duration(quiet+2)*tick >= l.keepAlive
+		if silent == probeAt || idle {
+			c.mu.Lock()
+			if !l.farewell {
+				l.out = append(l.out, pingreq...)
+				l.push()
+			}
+			c.mu.Unlock()
+		}
+	}
+}
+
+const pingreq = "\xc0\x00"

@@ -1,0 +1,164 @@
+package client
+
+import (
+	"context"
+	"runtime/debug"
+	"slices"
+	"sync"
+)
+
+// An item is a message in a handler's queue.
+type item struct {
+	in *inbound
+	d  *Delivery
+}
+
+// A backlog is the bounded queue of one handler, drained by a goroutine of its own.
+type backlog struct {
+	mu      sync.Mutex
+	more    sync.Cond
+	items   []item // from head
+	head    int
+	stopped bool
+}
+
+func (b *backlog) len() int { return len(b.items) - b.head }
+
+func (b *backlog) add(it item) {
+	if b.head > 32 && b.head > len(b.items)/2 {
+		n := copy(b.items, b.items[b.head:])
+		clear(b.items[n:])
+		b.items, b.head = b.items[:n], 0
+	}
+	b.items = append(b.items, it)
+}
+
+func (b *backlog) take() item {
+	it := b.items[b.head]
+	b.items[b.head] = item{}
+	b.head++
+	return it
+}
+
+// takeOut removes the i-th from the front.
+func (b *backlog) takeOut(i int) item {
+	i += b.head
+	it := b.items[i]
+	b.items = slices.Delete(b.items, i, i+1)
+	return it
+}
+
+// push queues it for the handler, unless the bound says otherwise. It does not wait. What is lost, which may be it, is
+// for the caller to let go; the zero item means nothing.
+func (s *Subscription) push(it item) (lost item) {
+	b := &s.waiting
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.stopped {
+		return it
+	}
+	if b.len() >= s.queue.Max {
+		if lost = s.overflow(it); lost.in != nil {
+			s.c.stats.dropped.Add(1)
+		}
+	}
+	if lost != it {
+		b.add(it)
+		b.more.Signal()
+	}
+	s.backlog.Store(int32(b.len()))
+	return lost
+}
+
+// overflow takes out of the full queue what has to go for it. That may be it, or nothing: the zero item.
+func (s *Subscription) overflow(it item) item {
+	b := &s.waiting
+	queued := b.items[b.head:]
+	switch s.queue.Full {
+	case DropOldest:
+		return b.take()
+	case Latest:
+		i := slices.IndexFunc(queued, func(q item) bool { return q.in.full == it.in.full })
+		return b.takeOut(max(i, 0))
+	case ByClass:
+		if it.in.qos > 0 {
+			return item{}
+		}
+		if i := slices.IndexFunc(queued, func(q item) bool { return q.in.qos == 0 }); i >= 0 {
+			return b.takeOut(i)
+		}
+		return it
+	}
+	if it.in.qos > 0 {
+		return item{}
+	}
+	return it
+}
+
+// letGo notes that a handler will not see it. When the client closes such messages are left to a later session.
+func (c *Client) letGo(it item) {
+	if it.in == nil || it.in.qos == 0 || it.in.pending.Add(-1) > 0 {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.closing {
+		c.finished(it.in)
+	}
+}
+
+// handle is the goroutine of one handler.
+func (s *Subscription) handle() {
+	defer s.c.handlerEnded()
+	b := &s.waiting
+	for {
+		b.mu.Lock()
+		for b.len() == 0 && !b.stopped {
+			b.more.Wait()
+		}
+		if b.stopped {
+			b.mu.Unlock()
+			return
+		}
+		it := b.take()
+		s.backlog.Store(int32(b.len()))
+		b.mu.Unlock()
+		s.run(it)
+	}
+}
+
+// run calls the handler. A panic is the handler's own affair, not the connection's.
+func (s *Subscription) run(it item) {
+	defer func() {
+		if v := recover(); v != nil {
+			s.c.stats.panics.Add(1)
+			s.c.opts.Logger.Error("handler panicked", "filter", s.filter, "topic", it.d.Topic, "panic", v, "stack", string(debug.Stack()))
+		}
+		s.c.handled(it.in)
+	}()
+	s.h(s.ctx, it.d)
+}
+
+// stop ends the handler's goroutine as soon as the handler returns. What is still queued is returned.
+func (s *Subscription) stop() []item {
+	s.cancel()
+	b := &s.waiting
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	left := slices.Clone(b.items[b.head:])
+	b.items, b.head, b.stopped = nil, 0, true
+	s.backlog.Store(0)
+	b.more.Signal()
+	return left
+}
+
+// handlerKey marks the context of handlers with the Client that they belong to.
+type handlerKey struct{}
+
+// birthKey marks the context of Birth.
+type birthKey struct{}
+
+// handlerContext is what handlers of c run under.
+func (c *Client) handlerContext() (context.Context, context.CancelFunc) {
+	return context.WithCancel(context.WithValue(c.life, handlerKey{}, c))
+}

@@ -1,0 +1,267 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/lawnberry/lawnberry/internal/packet"
+)
+
+// run connects, and connects again, until ctx ends. What comes of the first connection goes to result; attempts at it
+// end with first.
+func (c *Client) run(ctx, first context.Context, result chan<- error) {
+	defer close(c.halted)
+	log := c.opts.Logger
+	var cause *ConnectError
+	for attempt, established := 0, false; ; attempt++ {
+		dialing := ctx
+		if !established {
+			dialing = first
+		}
+		l, present, err := c.dial(dialing, !established)
+		if err == nil {
+			up := time.Now()
+			err = c.serve(ctx, dialing, l, present, !established, func() {
+				if established {
+					c.stats.reconnects.Add(1)
+				} else {
+					established = true
+					result <- nil
+				}
+			})
+			var birth *birthError
+			if !established && errors.As(err, &birth) {
+				result <- err
+				return
+			}
+			if established && time.Since(up) > c.opts.ReconnectDelay {
+				attempt = 0
+			}
+		}
+		if ctx.Err() != nil && established {
+			return
+		}
+		if !established {
+			if cause == nil || first.Err() == nil {
+				cause = c.connectError(err)
+			}
+			if c.opts.FailFast || first.Err() != nil || cause.permanent() {
+				result <- cause
+				return
+			}
+		}
+		delay := c.delay(attempt, err)
+		log.Debug("reconnecting", "broker", c.endpoint.name, "in", delay, "error", err)
+		if !pause(dialing, delay) {
+			if !established {
+				result <- cause
+			}
+			return
+		}
+	}
+}
+
+func (c *Client) connectError(err error) *ConnectError {
+	e := &ConnectError{URL: c.endpoint.name, Err: err}
+	var refused *refusal
+	if errors.As(err, &refused) {
+		e.Code = byte(refused.code)
+	}
+	return e
+}
+
+// delay is how long to wait before the next attempt: full jitter, so that many clients do not come back at once. Whom
+// another client with the same id has put out waits much longer, or the two would put each other out for ever.
+func (c *Client) delay(attempt int, cause error) time.Duration {
+	o := &c.opts
+	var said *DisconnectError
+	if errors.As(cause, &said) && packet.Code(said.Code) == packet.SessionTakenOver && !said.Ours {
+		const patience = 30
+		longest := max(300*time.Second, o.MaxReconnect)
+		d := grow(patience*o.ReconnectDelay, o.ReconnectFactor, attempt, longest)
+		return d/2 + rand.N(d/2+1)
+	}
+	return rand.N(grow(o.ReconnectDelay, o.ReconnectFactor, attempt, o.MaxReconnect) + 1)
+}
+
+// grow returns d * factor^n, at most longest.
+func grow(d time.Duration, factor float64, n int, longest time.Duration) time.Duration {
+	if f := float64(d) * math.Pow(factor, float64(n)); f < float64(longest) {
+		return time.Duration(f)
+	}
+	return longest
+}
+
+// pause waits for d, or returns false when ctx ends before.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return ctx.Err() == nil
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// A birthError is what Birth returned.
+type birthError struct{ err error }
+
+func (e *birthError) Error() string { return "birth: " + e.err.Error() }
+func (e *birthError) Unwrap() error { return e.err }
+
+// serve uses l until it ends, and returns why it did. setup bounds the time until it is ready, which it tells by ready.
+func (c *Client) serve(ctx, setup context.Context, l *link, present, first bool, ready func()) error {
+	c.mu.Lock()
+	if !present {
+		c.forget()
+	}
+	c.resume(l, present)
+	c.link = l
+	if present && first {
+		c.startParking()
+	}
+	l.loops.Add(3)
+	go c.read(l)
+	go c.write(l)
+	go c.watch(l)
+	restored := c.restore(l, present, first)
+	c.pump(l)
+	c.mu.Unlock()
+
+	err := c.prepareLink(setup, l, restored)
+	if err == nil {
+		c.mu.Lock()
+		l.ready = true
+		c.since = time.Now()
+		c.pump(l)
+		c.mu.Unlock()
+		c.opts.Logger.Info("connected", "broker", c.endpoint.name, "client", c.id, "mqtt", l.version.String(), "session", present)
+		c.states.tell(true, nil)
+		ready()
+		select {
+		case <-l.down:
+		case <-ctx.Done():
+		}
+	}
+	c.fail(l, err)
+	l.loops.Wait()
+
+	c.mu.Lock()
+	wasReady := l.ready
+	if err == nil {
+		err = l.err
+	}
+	c.link = nil
+	c.suspend(l)
+	c.interrupt()
+	c.abandon()
+	c.settled()
+	c.mu.Unlock()
+	if wasReady {
+		c.states.tell(false, err)
+		if ctx.Err() == nil {
+			c.opts.Logger.Warn("connection lost", "broker", c.endpoint.name, "client", c.id, "error", err)
+		}
+	}
+	return err
+}
+
+// prepareLink waits until the subscriptions are restored and calls Birth.
+func (c *Client) prepareLink(ctx context.Context, l *link, restored <-chan struct{}) error {
+	ctx, cancel := context.WithTimeout(ctx, c.opts.ConnectTimeout)
+	defer cancel()
+	var err error
+	select {
+	case <-restored:
+	case <-l.down:
+		err = errLinkDown
+	case <-ctx.Done():
+		err = fmt.Errorf("the broker does not confirm the subscriptions: %w", ctx.Err())
+	}
+	if err == nil {
+		c.mu.Lock()
+		l.setup = true
+		c.mu.Unlock()
+		err = c.birth(ctx, l)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if l.err != nil {
+		return l.err
+	}
+	return err
+}
+
+// errLinkDown stands for l.err, which says more.
+var errLinkDown = errors.New("connection lost")
+
+func (c *Client) birth(ctx context.Context, l *link) error {
+	if c.opts.Birth == nil {
+		return nil
+	}
+	ctx, cancel := context.WithCancel(context.WithValue(ctx, birthKey{}, c))
+	defer cancel()
+	done := make(chan struct{})
+	defer close(done)
+	go func() {
+		select {
+		case <-l.down:
+			cancel()
+		case <-done:
+		}
+	}()
+	if err := c.opts.Birth(ctx, c); err != nil {
+		return &birthError{err}
+	}
+	return nil
+}
+
+// states tells OnState of changes, in order, from a goroutine of its own that lives while there is something to tell.
+type states struct {
+	f func(connected bool, cause error)
+
+	mu      sync.Mutex
+	queue   []change
+	running bool
+}
+
+type change struct {
+	connected bool
+	cause     error
+}
+
+func newStates(f func(connected bool, cause error)) *states { return &states{f: f} }
+
+func (s *states) tell(connected bool, cause error) {
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.queue = append(s.queue, change{connected, cause})
+	if !s.running {
+		s.running = true
+		go s.drain()
+	}
+}
+
+func (s *states) drain() {
+	for {
+		s.mu.Lock()
+		if len(s.queue) == 0 {
+			s.running = false
+			s.mu.Unlock()
+			return
+		}
+		next := s.queue[0]
+		s.queue = s.queue[1:]
+		s.mu.Unlock()
+		s.f(next.connected, next.cause)
+	}
+}

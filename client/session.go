@@ -1,0 +1,328 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/lawnberry/lawnberry/internal/packet"
+)
+
+// A session is the outgoing half of the session state [MQTT-4.1.0-1]: what is unacknowledged, in the order it was sent.
+// Client.mu guards it.
+type session struct {
+	flight list                          // sent and not yet acknowledged to the end
+	byID   [sendMaximum + 1]*publication // of flight
+	free   [sendMaximum]uint16           // ring of packet identifiers that nobody uses
+	first  int                           // of free
+	resend *publication                  // the next of flight that this link has not seen
+}
+
+func (s *session) init() {
+	for i := range s.free {
+		s.free[i] = uint16(i + 1)
+	}
+}
+
+// begin puts p in flight with a packet identifier of its own. There is one, as long as flight.n < sendMaximum. The
+// least recently used comes next, so that a late acknowledgement of its former use does no harm.
+func (s *session) begin(p *publication) {
+	p.id = s.free[s.first]
+	s.first = (s.first + 1) % sendMaximum
+	s.byID[p.id] = p
+	s.flight.pushBack(p)
+}
+
+// end takes p out of flight.
+func (s *session) end(p *publication) {
+	if s.resend == p {
+		s.resend = p.next
+	}
+	s.flight.remove(p)
+	s.byID[p.id] = nil
+	s.free[(s.first+sendMaximum-s.flight.n-1)%sendMaximum] = p.id
+	p.id = 0
+}
+
+func (s *session) get(id uint16) *publication {
+	if int(id) >= len(s.byID) {
+		return nil
+	}
+	return s.byID[id]
+}
+
+// submit hands p to the wire if it may go now, else to the outbox, after waiting for room there while connected.
+func (c *Client) submit(ctx context.Context, p *publication) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for {
+		if c.refusing {
+			return ErrClosed
+		}
+		l := c.link
+		if p.birth && l == nil {
+			return ErrNotConnected
+		}
+		if l != nil && c.nothingBefore(p) && c.mayPass(l, p) {
+			c.transmit(l, p)
+			return nil
+		}
+		if !c.box.full(p) {
+			break
+		}
+		if l == nil {
+			displaced, err := c.box.makeRoom(p)
+			if err != nil {
+				return err
+			}
+			c.stats.dropped.Add(1)
+			displaced.settle(ErrDropped)
+			break
+		}
+		if err := c.awaitRoom(ctx); err != nil {
+			return err
+		}
+	}
+	c.box.add(p)
+	if c.link == nil {
+		p.accept(nil)
+	}
+	return nil
+}
+
+// awaitRoom lets go of c.mu until the outbox has more room, or the connection is lost.
+func (c *Client) awaitRoom(ctx context.Context) error {
+	if c.room == nil {
+		c.room = make(chan struct{})
+	}
+	room := c.room
+	c.mu.Unlock()
+	defer c.mu.Lock()
+	select {
+	case <-room:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// roomMade wakes all that wait for room.
+func (c *Client) roomMade() {
+	if c.room != nil {
+		close(c.room)
+		c.room = nil
+	}
+}
+
+// nothingBefore reports whether nothing that goes before p waits in the outbox.
+func (c *Client) nothingBefore(p *publication) bool {
+	for i := range p.lane() + 1 {
+		if c.box.lanes[i].n > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// mayPass reports whether p, the next of its lane, may be sent now.
+func (c *Client) mayPass(l *link, p *publication) bool {
+	in := p.lane()
+	if l.farewell || !l.setup || in > birthLane && !l.ready || len(l.out) >= highWater {
+		return false
+	}
+	if p.qos == 0 {
+		return true
+	}
+	reserve := 0
+	if in == mainLane {
+		reserve = l.reserve
+	}
+	return l.quota > reserve && c.flight.n < sendMaximum && c.resend == nil
+}
+
+// pump sends what may be sent: first what this link has to see again, then the lanes of the outbox.
+func (c *Client) pump(l *link) {
+	c.pumpAgain(l)
+	before := c.box.len()
+	for i := range c.box.lanes {
+		for p := c.box.lanes[i].head; p != nil && c.mayPass(l, p); p = c.box.lanes[i].head {
+			c.box.remove(p)
+			c.transmit(l, p)
+		}
+	}
+	if c.box.len() < before {
+		c.roomMade()
+	}
+}
+
+// pumpAgain repeats what was in flight when the last connection was lost, in order [MQTT-4.4.0-1] [MQTT-4.6.0-1].
+func (c *Client) pumpAgain(l *link) {
+	for p := c.resend; p != nil && !l.farewell && len(l.out) < highWater; p = c.resend {
+		if p.released {
+			l.out = packet.AppendAck(l.out, packet.PUBREL, l.version, p.id, packet.Success)
+		} else {
+			if l.quota <= 0 {
+				break
+			}
+			l.quota--
+			p.link, p.sent = l, c.clock()
+			c.append(l, p, true)
+		}
+		c.resend = p.next
+		l.push()
+	}
+}
+
+// transmit appends p to l's write buffer, or settles it if it cannot go this way.
+func (c *Client) transmit(l *link, p *publication) {
+	if !p.deadline.IsZero() && !time.Now().Before(p.deadline) {
+		c.stats.expired.Add(1)
+		p.settle(ErrExpired)
+		return
+	}
+	if p.retain && !l.server.retain {
+		c.stats.failed.Add(1)
+		p.settle(&RefusedError{Op: "publish", Topic: p.topic, Code: byte(packet.RetainNotSupported)})
+		return
+	}
+	p.qos = min(p.qos, l.server.maxQoS) // [MQTT-3.2.2-11]
+	o := c.outgoing(p, false)
+	if size := o.Size(l.version); size > l.server.maxPacket { // [MQTT-3.2.2-15]
+		c.stats.failed.Add(1)
+		p.settle(fmt.Errorf("%w: a packet of %d bytes, the broker's limit is %d", ErrTooLarge, size, l.server.maxPacket))
+		return
+	}
+	c.stats.sent.Add(1)
+	p.link, p.sent = l, c.clock()
+	if p.qos == 0 {
+		l.out = o.Append(l.out, l.version)
+		l.unwritten = append(l.unwritten, written{p, len(l.out)})
+	} else {
+		c.begin(p)
+		l.quota--
+		o.ID = p.id
+		l.out = o.Append(l.out, l.version)
+	}
+	l.push()
+}
+
+func (c *Client) append(l *link, p *publication, dup bool) {
+	o := c.outgoing(p, dup)
+	l.out = o.Append(l.out, l.version)
+}
+
+func (c *Client) outgoing(p *publication, dup bool) packet.Outgoing {
+	o := packet.Outgoing{Topic: p.topic, Forwarded: p.props, Payload: p.body, Dup: dup, Retain: p.retain, QoS: p.qos, ID: p.id}
+	if !p.deadline.IsZero() {
+		o.MessageExpiry = packet.Some(seconds(time.Until(p.deadline)))
+	}
+	return o
+}
+
+// acknowledged takes in PUBACK, PUBREC or PUBCOMP.
+func (c *Client) acknowledged(l *link, a *packet.Ack) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p := c.get(a.ID)
+	if a.Kind == packet.PUBREC {
+		c.received(l, p, a)
+		return
+	}
+	if p == nil || p.qos == 1 != (a.Kind == packet.PUBACK) {
+		return // of a session that the broker lost, or its mistake
+	}
+	if a.Kind == packet.PUBACK && p.call != nil {
+		p.call.acknowledged(a.Code)
+	}
+	c.finish(l, p, a)
+}
+
+// received takes in PUBREC.
+func (c *Client) received(l *link, p *publication, a *packet.Ack) {
+	if p == nil || p.qos != 2 {
+		if !l.farewell && a.Code < packet.UnspecifiedError {
+			l.out = packet.AppendAck(l.out, packet.PUBREL, l.version, a.ID, packet.PacketIDNotFound)
+			l.push()
+		}
+		return
+	}
+	if p.call != nil {
+		p.call.acknowledged(a.Code)
+	}
+	if a.Code >= packet.UnspecifiedError {
+		c.finish(l, p, a)
+		return
+	}
+	p.released = true
+	if !l.farewell {
+		l.out = packet.AppendAck(l.out, packet.PUBREL, l.version, p.id, packet.Success)
+		l.push()
+	}
+}
+
+// finish ends the flight of p.
+func (c *Client) finish(l *link, p *publication, a *packet.Ack) {
+	if p.link == l {
+		c.stats.roundTrip.record(c.clock() - p.sent)
+		l.quota++
+	}
+	c.end(p)
+	if a.Code >= packet.UnspecifiedError && a.Kind != packet.PUBCOMP {
+		c.stats.failed.Add(1)
+		p.settle(&RefusedError{Op: "publish", Topic: p.topic, Code: byte(a.Code), Text: string(a.Properties.ReasonString)})
+	} else {
+		p.settle(nil)
+	}
+	c.pump(l)
+	c.settled()
+}
+
+// resume prepares the session for l: what was in flight is repeated if the broker still has the session, else it goes
+// out as new, before what waits in the outbox. What the broker took over with PUBREC is its own then [MQTT-4.3.3-6].
+func (c *Client) resume(l *link, present bool) {
+	if present {
+		c.resend = c.flight.head
+		return
+	}
+	for p := c.flight.tail; p != nil; p = c.flight.tail {
+		c.end(p)
+		switch {
+		case p.released:
+			p.settle(nil)
+		case p.birth:
+			p.settle(ErrNotConnected)
+		default:
+			c.box.unpop(p)
+		}
+	}
+	c.resend = nil
+}
+
+// suspend notes that the connection is lost: what was not sent goes back to the outbox, and all that is there or in
+// flight is safe now, as far as the promise of Publish goes.
+func (c *Client) suspend(l *link) {
+	back := append(l.inWrite, l.unwritten...)
+	for i := len(back) - 1; i >= 0; i-- {
+		c.box.unpop(back[i].p)
+	}
+	l.inWrite, l.unwritten, l.out, l.spare = nil, nil, nil, nil
+	for p := c.flight.head; p != nil; p = p.next {
+		p.link = nil
+		if p.birth {
+			p.accept(ErrNotConnected)
+		} else {
+			p.accept(nil)
+		}
+	}
+	c.resend = nil
+	for p := c.box.lanes[birthLane].head; p != nil; p = c.box.lanes[birthLane].head {
+		c.box.remove(p)
+		p.settle(ErrNotConnected)
+	}
+	for i := range c.box.lanes {
+		for p := c.box.lanes[i].head; p != nil; p = p.next {
+			p.accept(nil)
+		}
+	}
+	c.roomMade()
+}

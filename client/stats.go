@@ -1,0 +1,108 @@
+package client
+
+import (
+	"errors"
+	"maps"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/lawnberry/lawnberry/message"
+	"github.com/lawnberry/lawnberry/topic"
+)
+
+// ReasonTopic counts, beside the reasons of package message, topics that break a rule.
+const ReasonTopic message.Reason = "topic"
+
+// Stats are counters since Connect, and gauges of now.
+type Stats struct {
+	Connected      bool
+	ConnectedSince time.Time // zero while not connected
+	Version        byte      // protocol level in use: 4 or 5; 0 while not connected
+	Reconnects     uint64
+	Sent, Received uint64                    // PUBLISH packets, repetitions not counted when sent
+	Failed         uint64                    // publications refused by the broker or impossible with it
+	Expired        uint64                    // in the outbox
+	Rejected       map[message.Reason]uint64 // received or sent messages that broke a rule
+	Dropped        uint64                    // at a bound of ours
+	Panics         uint64                    // of handlers, recovered
+	Outbox         int                       // messages waiting to be sent
+	OutboxByClass  map[topic.Class]int       // of them; topics that nobody defined are in none
+	InFlight       int                       // messages sent and not acknowledged
+	Handlers       int
+	PendingCalls   int
+	RoundTrip      Quantiles // of QoS 1 and 2 acknowledgements
+	OneWay         Quantiles // now minus metadata.timestamp at receipt, of messages that are not retained
+}
+
+// counters are what Stats reports; all may be used concurrently.
+type counters struct {
+	reconnects, sent, received       atomic.Uint64
+	failed, expired, dropped, panics atomic.Uint64
+	roundTrip, oneWay                histogram
+
+	mu       sync.Mutex
+	rejected map[message.Reason]uint64
+}
+
+// reject counts err by its reason and returns it.
+func (s *counters) reject(err error) error {
+	var reason message.Reason
+	var bad *message.Error
+	var badTopic *topic.Error
+	switch {
+	case errors.As(err, &bad):
+		reason = bad.Reason
+	case errors.As(err, &badTopic):
+		reason = ReasonTopic
+	default:
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.rejected == nil {
+		s.rejected = make(map[message.Reason]uint64)
+	}
+	s.rejected[reason]++
+	return err
+}
+
+// Stats returns the counters since Connect and the gauges of now.
+func (c *Client) Stats() Stats {
+	n := &c.stats
+	s := Stats{
+		Reconnects: n.reconnects.Load(), Sent: n.sent.Load(), Received: n.received.Load(), Failed: n.failed.Load(),
+		Expired: n.expired.Load(), Dropped: n.dropped.Load(), Panics: n.panics.Load(),
+		RoundTrip: n.roundTrip.quantiles(), OneWay: n.oneWay.quantiles(),
+		PendingCalls:  c.calls.len(),
+		OutboxByClass: make(map[topic.Class]int),
+	}
+	n.mu.Lock()
+	s.Rejected = maps.Clone(n.rejected)
+	n.mu.Unlock()
+	if s.Rejected == nil {
+		s.Rejected = make(map[message.Reason]uint64)
+	}
+
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.link != nil {
+		s.Version = byte(c.link.version)
+		if c.link.ready {
+			s.Connected, s.ConnectedSince = true, c.since
+		}
+	}
+	s.Outbox = c.box.len()
+	for class := topic.Sensor; class <= topic.Safety; class++ {
+		if k := c.box.count[class]; k > 0 {
+			s.OutboxByClass[class] = k
+		}
+	}
+	s.InFlight = c.flight.n
+	for _, h := range c.table.handlers {
+		if h.sink == nil {
+			s.Handlers++
+		}
+	}
+	return s
+}

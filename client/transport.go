@@ -1,0 +1,162 @@
+package client
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/coder/websocket"
+)
+
+// An endpoint is where the broker is, and how to reach it.
+type endpoint struct {
+	name  string // the URL without credentials, for people
+	user  *url.Userinfo
+	local bool // on this host
+	dial  func(ctx context.Context) (net.Conn, error)
+}
+
+// urlError is a broker URL that cannot be used.
+type urlError struct{ text string }
+
+func (e *urlError) Error() string { return e.text }
+
+const schemes = "tcp://, ssl://, ws://, wss:// or unix://"
+
+func newEndpoint(o *Options) (*endpoint, error) {
+	if o.Dial != nil {
+		return &endpoint{name: "in-process broker", local: true, dial: o.Dial}, nil
+	}
+	raw := o.URL
+	if raw == "" {
+		raw = defaultURL
+	}
+	scheme, rest, ok := strings.Cut(raw, "://")
+	scheme = strings.ToLower(scheme)
+	fail := func(text string) (*endpoint, error) {
+		return nil, &ConnectError{URL: withoutCredentials(raw), Err: &urlError{text}}
+	}
+	if !ok {
+		return fail("no valid broker URL: it must begin with " + schemes)
+	}
+	if scheme == "unix" {
+		if rest == "" {
+			return fail("no path of a socket: write unix:///run/lawnberry.sock")
+		}
+		return &endpoint{name: raw, local: true, dial: func(ctx context.Context) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", rest)
+		}}, nil
+	}
+	u, err := url.Parse(raw)
+	if err != nil {
+		return fail("no valid broker URL")
+	}
+	ep := &endpoint{user: u.User}
+	u.User = nil
+	ep.name = u.String()
+	host := u.Hostname()
+	ep.local = isLoopback(host)
+	if host == "" {
+		return fail("no host in the broker URL: write " + scheme + "://HOST:PORT")
+	}
+	address := func(port string) string {
+		if p := u.Port(); p != "" {
+			port = p
+		}
+		return net.JoinHostPort(host, port)
+	}
+	switch scheme {
+	case "tcp", "mqtt":
+		addr := address("1883")
+		ep.dial = func(ctx context.Context) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", addr)
+		}
+	case "ssl", "tls", "mqtts":
+		addr, config := address("8883"), tlsConfig(o.TLS)
+		ep.dial = func(ctx context.Context) (net.Conn, error) {
+			c, err := (&tls.Dialer{Config: config}).DialContext(ctx, "tcp", addr)
+			if err != nil {
+				return nil, err
+			}
+			return &tlsConn{c.(*tls.Conn)}, nil
+		}
+	case "ws", "wss":
+		u.Scheme = scheme
+		if u.Path == "" {
+			u.Path = "/mqtt"
+		}
+		target, config := u.String(), tlsConfig(o.TLS)
+		ep.dial = func(ctx context.Context) (net.Conn, error) { return dialWebSocket(ctx, target, config) }
+	default:
+		return fail(fmt.Sprintf("scheme %q is unknown: use %s", scheme, schemes))
+	}
+	return ep, nil
+}
+
+// withoutCredentials returns raw without what may be a password, even if it is no URL.
+func withoutCredentials(raw string) string {
+	scheme, rest, ok := strings.Cut(raw, "://")
+	if !ok {
+		scheme, rest = "", raw
+	} else {
+		scheme += "://"
+	}
+	return scheme + rest[strings.LastIndexByte(rest, '@')+1:]
+}
+
+func isLoopback(host string) bool {
+	if host == "localhost" {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}
+
+func tlsConfig(c *tls.Config) *tls.Config {
+	if c == nil {
+		return &tls.Config{MinVersion: tls.VersionTLS12}
+	}
+	return c.Clone()
+}
+
+// tlsConn closes without the farewell of TLS, which would wait for a stalled peer.
+type tlsConn struct{ *tls.Conn }
+
+func (c *tlsConn) Close() error { return c.NetConn().Close() }
+
+// dialWebSocket connects to MQTT over WebSocket: binary messages, subprotocol mqtt [MQTT-6.0.0-1] [MQTT-6.0.0-3].
+func dialWebSocket(ctx context.Context, target string, config *tls.Config) (net.Conn, error) {
+	transport := &http.Transport{TLSClientConfig: config, Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true}
+	ws, resp, err := websocket.Dial(ctx, target, &websocket.DialOptions{
+		HTTPClient:   &http.Client{Transport: transport},
+		Subprotocols: []string{"mqtt"},
+	})
+	if err != nil {
+		if resp != nil {
+			return nil, fmt.Errorf("the server answers with HTTP status %s instead of WebSocket: %w", resp.Status, err)
+		}
+		return nil, err
+	}
+	if ws.Subprotocol() != "mqtt" { // [MQTT-6.0.0-4]
+		_ = ws.CloseNow()
+		return nil, fmt.Errorf("the WebSocket server does not offer the subprotocol mqtt")
+	}
+	life, cancel := context.WithCancel(context.Background())
+	return &wsConn{Conn: websocket.NetConn(life, ws, websocket.MessageBinary), ws: ws, cancel: cancel}, nil
+}
+
+// wsConn closes at once, without the closing handshake of WebSocket: MQTT has a farewell of its own.
+type wsConn struct {
+	net.Conn
+	ws     *websocket.Conn
+	cancel context.CancelFunc
+}
+
+func (c *wsConn) Close() error {
+	c.cancel()
+	return c.ws.CloseNow()
+}
