@@ -177,10 +177,9 @@ func notUTF8(field string) error {
 
 // appendSeconds appends a finite number: the shortest decimal that reads back as f.
 func appendSeconds(dst []byte, f float64) []byte {
-	// Most have whole microseconds, which integers write faster. Both operands are exact, so that the quotient is
-	// what the decimal reads back as.
-	const exact = 1 << 53
-	if us := math.Round(f * 1e6); 0 < us && us < exact && us/1e6 == f {
+	// Most have whole microseconds, which integers write faster. Below 2^33 microseconds are further apart than floats,
+	// so that no shorter decimal reads back as f; and both operands are exact, so that this one does.
+	if us := math.Round(f * 1e6); us > 0 && f < 1<<33 && us/1e6 == f {
 		n := uint64(us)
 		dst = strconv.AppendUint(dst, n/1e6, 10)
 		frac := n % 1e6

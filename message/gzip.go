@@ -59,20 +59,26 @@ func inflate(body []byte, lim *Limits) ([]byte, error) {
 	d.in.Reset(body)
 	defer d.in.Reset(nil)
 	d.out.Reset()
-	if err := d.zip.Reset(&d.in); err != nil {
-		return nil, inflateError(err)
-	}
 	limit := lim.maxPayload()
-	n, err := d.out.ReadFrom(io.LimitReader(&d.zip, int64(limit)+1))
-	if n > int64(limit) {
-		return nil, &Error{Reason: ReasonTooLarge, Rule: fmt.Sprintf("inflates to more than %d bytes, the limit", limit)}
-	}
-	if err != nil {
-		return nil, inflateError(err)
+	for d.in.Len() > 0 { // member by member [RFC 1952, 2.2], so that half of one does not pass for the end
+		if err := d.zip.Reset(&d.in); err != nil {
+			return nil, inflateError(err)
+		}
+		d.zip.Multistream(false)
+		_, err := d.out.ReadFrom(io.LimitReader(&d.zip, int64(limit-d.out.Len())+1))
+		if d.out.Len() > limit {
+			return nil, &Error{Reason: ReasonTooLarge, Rule: fmt.Sprintf("inflates to more than %d bytes, the limit", limit)}
+		}
+		if err != nil {
+			return nil, inflateError(err)
+		}
 	}
 	return bytes.Clone(d.out.Bytes()), nil
 }
 
 func inflateError(err error) error {
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
 	return &Error{Reason: ReasonInflate, Rule: fmt.Sprintf("begins as gzip (1f 8b) but does not inflate: %v", err)}
 }
