@@ -314,7 +314,7 @@ func (b *Broker) Stop(ctx context.Context) error {
 	}
 	b.mu.Lock()
 	for c := range b.conns {
-		_ = c.nc.Close()
+		cut(c.nc)
 	}
 	b.mu.Unlock()
 	select {

@@ -2,13 +2,19 @@ package broker
 
 import (
 	"context"
+	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/coder/websocket"
 )
+
+// rawConn is the key of the network connection in a request's context.
+type rawConn struct{}
 
 // webServer returns an HTTP server that speaks nothing but MQTT over WebSocket [MQTT-6.0.0-1 to MQTT-6.0.0-4]. A browser's
 // page is let in only from the same host and port (its Origin header says), so that a foreign page cannot steer the mower.
@@ -19,6 +25,9 @@ func (b *Broker) webServer() *http.Server {
 		IdleTimeout:       b.limits.handshake,
 		MaxHeaderBytes:    8 << 10,
 		ErrorLog:          slog.NewLogLogger(b.log.Handler(), slog.LevelDebug),
+		ConnContext: func(ctx context.Context, nc net.Conn) context.Context {
+			return context.WithValue(ctx, rawConn{}, nc)
+		},
 	}
 }
 
@@ -34,6 +43,11 @@ func (b *Broker) upgrade(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer b.running.Done()
+	if r.Header.Get("Upgrade") != "" && !offersMQTT(r.Header) {
+		b.log.Info("websocket refused: subprotocol mqtt not offered", "remote", r.RemoteAddr)
+		http.Error(w, "the WebSocket subprotocol must be mqtt [MQTT-6.0.0-3]", http.StatusBadRequest)
+		return
+	}
 	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{
 		Subprotocols:    []string{"mqtt"},
 		CompressionMode: websocket.CompressionDisabled,
@@ -42,23 +56,84 @@ func (b *Broker) upgrade(w http.ResponseWriter, r *http.Request) {
 		b.log.Info("websocket refused", "remote", r.RemoteAddr, "error", err)
 		return
 	}
-	if ws.Subprotocol() != "mqtt" {
-		_ = ws.Close(websocket.StatusPolicyViolation, "the subprotocol must be mqtt [MQTT-6.0.0-3]")
-		return
-	}
 	ws.SetReadLimit(-1) // packet.Reader bounds what is read, whatever the frames
-	b.serve(&wsConn{Conn: websocket.NetConn(context.Background(), ws, websocket.MessageBinary), ws: ws}, r.RemoteAddr)
+	raw := r.Context().Value(rawConn{}).(net.Conn)
+	b.serve(&wsConn{Conn: raw, ws: ws, farewell: b.limits.farewell, status: websocket.StatusNormalClosure}, r.RemoteAddr)
 }
 
-// wsConn is a WebSocket as a stream.
+// offersMQTT reports whether the client offers the subprotocol [MQTT-6.0.0-3].
+func offersMQTT(h http.Header) bool {
+	for _, list := range h.Values("Sec-WebSocket-Protocol") {
+		for protocol := range strings.SplitSeq(list, ",") {
+			if strings.EqualFold(strings.TrimSpace(protocol), "mqtt") {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// wsConn is a WebSocket as a stream. Its deadlines are those of the network connection below it.
 type wsConn struct {
-	net.Conn
-	ws *websocket.Conn
+	net.Conn // below the WebSocket
+	ws       *websocket.Conn
+	farewell time.Duration
+	message  io.Reader            // the one being read
+	status   websocket.StatusCode // to close with; the last Read sets it
 }
 
-// Close says goodbye by the WebSocket protocol, but does not wait long for an answer.
+// Read reads from one binary message after the other; where one ends means nothing [MQTT-6.0.0-2].
+func (c *wsConn) Read(p []byte) (int, error) {
+	for {
+		if c.message == nil {
+			kind, r, err := c.ws.Reader(context.Background())
+			if err != nil {
+				return 0, endOfStream(err)
+			}
+			if kind != websocket.MessageBinary {
+				c.status = websocket.StatusUnsupportedData
+				return 0, errors.New("a WebSocket text message [MQTT-6.0.0-1]")
+			}
+			c.message = r
+		}
+		n, err := c.message.Read(p)
+		if err == io.EOF {
+			c.message, err = nil, nil
+			if n == 0 {
+				continue
+			}
+		}
+		return n, endOfStream(err)
+	}
+}
+
+// endOfStream turns the peer's goodbye into io.EOF.
+func endOfStream(err error) error {
+	switch websocket.CloseStatus(err) {
+	case websocket.StatusNormalClosure, websocket.StatusGoingAway, websocket.StatusNoStatusRcvd:
+		return io.EOF
+	}
+	return err
+}
+
+// Write sends p as one binary message.
+func (c *wsConn) Write(p []byte) (int, error) {
+	if err := c.ws.Write(context.Background(), websocket.MessageBinary, p); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// Close says goodbye by the WebSocket protocol; the peer has a moment to answer.
 func (c *wsConn) Close() error {
-	t := time.AfterFunc(200*time.Millisecond, func() { _ = c.ws.CloseNow() })
-	defer t.Stop()
-	return c.ws.Close(websocket.StatusNormalClosure, "")
+	_ = c.SetDeadline(time.Now().Add(c.farewell))
+	return c.ws.Close(c.status, "")
+}
+
+// cut closes nc at once, without a goodbye.
+func cut(nc net.Conn) {
+	if c, ok := nc.(*wsConn); ok {
+		nc = c.Conn
+	}
+	_ = nc.Close()
 }
