@@ -28,7 +28,7 @@ type conn struct {
 	problemInfo bool
 	neverExpire bool // CONNECT asked for session expiry 0
 
-	lastRead  atomic.Int64 // broker.now of the last bytes
+	waiting   atomic.Int64 // broker.now since when the reader waits for a packet; 0 while it handles one
 	stopped   atomic.Bool  // stopping, for the reader
 	keepTimer *time.Timer
 	done      chan struct{} // closed when the connection holds its session no more
@@ -55,11 +55,10 @@ type conn struct {
 	writerDone chan struct{}
 }
 
-// Read implements io.Reader for packet.Reader: the connection's bytes, noting that the peer is alive.
+// Read implements io.Reader for packet.Reader: the connection's bytes, counted.
 func (c *conn) Read(p []byte) (int, error) {
 	n, err := c.nc.Read(p)
 	if n > 0 {
-		c.lastRead.Store(c.broker.now())
 		c.broker.stats.bytesReceived.Add(uint64(n))
 	}
 	return n, err
@@ -282,10 +281,17 @@ func (c *conn) flush() {
 // readLoop handles packets until the connection ends, and returns why: nil after a DISCONNECT from the client.
 func (c *conn) readLoop() error {
 	for {
-		if !c.reader.Buffered() || len(c.out) > 4096 {
+		waits := !c.reader.Buffered()
+		if waits || len(c.out) > 4096 {
 			c.flush()
 		}
+		if waits {
+			c.waiting.Store(c.broker.now())
+		}
 		first, body, err := c.reader.Next()
+		if waits {
+			c.waiting.Store(0)
+		}
 		if err != nil || c.stopped.Load() {
 			return err
 		}
@@ -319,6 +325,9 @@ func (c *conn) handle(first byte, body []byte) (bool, error) {
 		c.onRelease(c.ack.ID)
 		return true, nil
 	}
+	if packet.Type(first>>4) == packet.CONNECT {
+		return true, protocolError("a second CONNECT [MQTT-3.1.0-2]")
+	}
 	p, err := packet.Decode(first, body, c.version)
 	if err != nil {
 		return true, err
@@ -332,8 +341,6 @@ func (c *conn) handle(first byte, body []byte) (bool, error) {
 		c.send(&packet.Pingresp{}, &packet.Properties{})
 	case *packet.Disconnect:
 		return false, c.onDisconnect(p)
-	case *packet.Connect:
-		return true, protocolError("a second CONNECT [MQTT-3.1.0-2]")
 	case *packet.Auth:
 		return true, protocolError("AUTH without an authentication method [MQTT-4.12.0-6]")
 	default:
@@ -358,13 +365,16 @@ func (c *conn) onDisconnect(d *packet.Disconnect) error {
 	return nil
 }
 
-// watch closes the connection when nothing came for one and a half times the keep alive [MQTT-3.1.2-22]. It is the
+// watch closes the connection when no packet came for one and a half times the keep alive [MQTT-3.1.2-22]. It is the
 // function of keepTimer.
 func (c *conn) watch() {
 	limit := c.keepAlive + c.keepAlive/2
-	idle := time.Duration(c.broker.now() - c.lastRead.Load())
+	var idle time.Duration
+	if since := c.waiting.Load(); since > 0 {
+		idle = time.Duration(c.broker.now() - since)
+	}
 	if idle >= limit {
-		c.stop(packet.KeepAliveTimeout, "nothing received for one and a half times the keep alive")
+		c.stop(packet.KeepAliveTimeout, "no packet for one and a half times the keep alive")
 		return
 	}
 	c.session.mu.Lock()
