@@ -96,9 +96,11 @@ func (s *scanner) metadata(md span, m *Metadata) (first error) {
 	if md.kind != object {
 		return wrongType("metadata", object, md.kind)
 	}
+	var num [metaFields]float64
 	for f := range s.meta {
-		if err := s.checkMetadata(f, s.meta[f]); err != nil {
-			s.meta[f] = span{}
+		num[f] = s.float(s.meta[f])
+		if err := s.checkMetadata(f, s.meta[f], num[f]); err != nil {
+			s.meta[f], num[f] = span{}, 0
 			if first == nil {
 				first = err
 			}
@@ -111,10 +113,10 @@ func (s *scanner) metadata(md span, m *Metadata) (first error) {
 	m.Sender = s.stringIn(src, md, s.meta[metaSender])
 	m.CorrelationID = s.stringIn(src, md, s.meta[metaCorrelationID])
 	m.Type, _ = s.typeAt(s.meta[metaType])
-	m.Timestamp = s.float(s.meta[metaTimestamp])
-	m.ExpiresAt = s.float(s.meta[metaExpiresAt])
-	m.Priority = Priority(s.float(s.meta[metaPriority]))
-	m.RetryCount = int(s.float(s.meta[metaRetryCount]))
+	m.Timestamp = num[metaTimestamp]
+	m.ExpiresAt = num[metaExpiresAt]
+	m.Priority = Priority(num[metaPriority])
+	m.RetryCount = int(num[metaRetryCount])
 	return first
 }
 
@@ -136,7 +138,8 @@ var metadataRules = [metaFields]metadataRule{
 	metaRetryCount:    {"metadata.retry_count", number, false},
 }
 
-func (s *scanner) checkMetadata(f int, v span) error {
+// checkMetadata checks the value at v of the field f; n is the value if that is a number.
+func (s *scanner) checkMetadata(f int, v span, n float64) error {
 	r := &metadataRules[f]
 	bad := func(reason Reason, rule string) error { return &Error{Reason: reason, Field: r.name, Rule: rule} }
 	switch {
@@ -149,10 +152,10 @@ func (s *scanner) checkMetadata(f int, v span) error {
 	}
 	switch f {
 	case metaTimestamp, metaExpiresAt:
-		switch t := s.float(v); {
-		case !isFinite(t):
+		switch {
+		case !isFinite(n):
 			return bad(ReasonNotFinite, "must be a finite number, not "+s.excerpt(v))
-		case t <= 0:
+		case n <= 0:
 			return bad(ReasonOutOfRange, "must be over 0, not "+s.excerpt(v))
 		}
 	case metaID, metaSender:
@@ -164,7 +167,6 @@ func (s *scanner) checkMetadata(f int, v span) error {
 			return bad(ReasonUnknownType, mustBeType+s.excerpt(v))
 		}
 	case metaPriority, metaRetryCount:
-		n := s.float(v)
 		if n != math.Trunc(n) {
 			return bad(ReasonWrongType, "must be an integer, not "+s.excerpt(v))
 		}

@@ -502,3 +502,30 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+// TestPlainBytes compares with the table, byte by byte.
+func TestPlainBytes(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 6))
+	for c := range 256 {
+		for range 200 {
+			var w uint64
+			want := 8
+			for i := range 8 {
+				b := byte(r.IntN(256))
+				if r.IntN(3) > 0 {
+					b = 'a'
+				}
+				if r.IntN(8) == 0 {
+					b = byte(c)
+				}
+				if !plain[b] && want == 8 {
+					want = i
+				}
+				w |= uint64(b) << (8 * i)
+			}
+			if got := plainBytes(w); got != want {
+				t.Fatalf("%016x: %d, want %d", w, got, want)
+			}
+		}
+	}
+}

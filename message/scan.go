@@ -1,9 +1,11 @@
 package message
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/bits"
 	"strconv"
 	"unicode"
 	"unicode/utf8"
@@ -270,6 +272,14 @@ func (s *scanner) tooDeep() int {
 func (s *scanner) text(i int) int {
 	b, start, ascii := s.b, i, true
 	for i++; i < len(b); i++ {
+		if i+8 <= len(b) {
+			n := plainBytes(binary.LittleEndian.Uint64(b[i:]))
+			if n == 8 {
+				i += 7
+				continue
+			}
+			i += n
+		}
 		c := b[i]
 		if plain[c] {
 			continue
@@ -314,6 +324,14 @@ var plain = func() (t [256]bool) {
 	}
 	return t
 }()
+
+// plainBytes returns how many of the 8 bytes in w, the lowest first, are plain before one that is not.
+func plainBytes(w uint64) int {
+	const ones, tops = 0x0101010101010101, 0x8080808080808080
+	quote, backslash := w^ones*'"', w^ones*'\\'
+	// In each term the lowest top bit that is set belongs to a byte under ' ', to a zero, to a zero, to one beyond ASCII.
+	return bits.TrailingZeros64(((w-ones*' ')&^w|(quote-ones)&^quote|(backslash-ones)&^backslash|w)&tops) / 8
+}
 
 func isHex(c byte) bool { return isDigit(c) || 'a' <= c|0x20 && c|0x20 <= 'f' }
 
