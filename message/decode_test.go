@@ -183,6 +183,10 @@ func TestDecodeBad(t *testing.T) {
 		{"a bad unicode escape", env("", `{"a":"\u12g4"}`), ReasonMalformed, "payload.a"},
 		{"Python's True", env("", `{"a":True}`), ReasonMalformed, "payload.a"},
 		{"a NUL after", env("", "{}") + "\x00", ReasonMalformed, ""},
+		{"an empty key", `{"metadata":{"":`, ReasonMalformed, `metadata.""`},
+		{"an empty key in the payload", env("", `{"":{"":?}}`), ReasonMalformed, `payload."".""`},
+		{"a key with a bracket", env("", `{"[0]":?}`), ReasonMalformed, `payload."[0]"`},
+		{"a long key", env("", `{"`+long[:100]+`":?}`), ReasonMalformed, `payload."`+long[:64]+`..."`},
 		{"a strange key", env("", `{"a.b":{"c d":?}}`), ReasonMalformed, `payload."a.b".c d`},
 
 		{"depth 33", env("", nest(31)), ReasonTooDeep, "payload.a" + strings.Repeat("[0]", 30)},

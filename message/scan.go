@@ -421,9 +421,12 @@ func (s *scanner) pathKey(start, end int) string {
 		key = key[:most] + "..."
 	}
 	for _, c := range key {
-		if c == utf8.RuneError || c == '.' || !unicode.IsGraphic(c) {
+		if c == utf8.RuneError || c == '.' || c == '[' || !unicode.IsGraphic(c) {
 			return strconv.Quote(key)
 		}
+	}
+	if key == "" {
+		return `""`
 	}
 	return key
 }
