@@ -85,7 +85,7 @@ const (
 	maxPacketSize   = 1<<28 - 1 + 5 // what MQTT can express, bytes
 	maxLevels       = 200           // of a topic; deeper ones are refused
 	maxInflight     = 1024          // QoS 1 and 2 messages sent to one client and not yet acknowledged
-	receiveMax      = 1024          // QoS 2 messages from one client that await PUBREL
+	receiveMax      = 1024          // QoS 2 messages from one MQTT 5 client that await PUBREL
 	inboundAliases  = 64
 	outboundAliases = 64
 	maxControl      = 256 << 10        // bytes of answers that a client has not read; then it is not read from

@@ -50,7 +50,7 @@ type conn struct {
 	aliasMax   int
 	stopping   bool
 	stopCode   packet.Code
-	stopSilent bool // nothing is sent to say why
+	stopSilent bool // nothing is sent any more
 
 	writerDone chan struct{}
 }
@@ -93,12 +93,13 @@ func (c *conn) stopLocked(code packet.Code, reason string) {
 	c.broker.log.Info("closing connection", "client", c.session.id, "remote", c.remote, "code", code.String(), "reason", reason)
 }
 
-// hangUp ends the connection without a word: it is gone, or the client said goodbye.
-func (c *conn) hangUp() {
+// hangUp ends the connection without a word. It is silent when the connection is gone; otherwise the client said goodbye
+// or sends no more, and what it sent is still answered.
+func (c *conn) hangUp(silent bool) {
 	c.session.mu.Lock()
 	defer c.session.mu.Unlock()
 	if !c.stopping {
-		c.stopping, c.stopSilent = true, true
+		c.stopping, c.stopSilent = true, silent
 		c.stopped.Store(true)
 		c.wake.Signal()
 		c.room.Signal()
@@ -151,7 +152,7 @@ func (c *conn) writeLoop() {
 			if err := c.write(buf); err != nil {
 				if !stopping {
 					c.broker.log.Info("write failed", "client", s.id, "remote", c.remote, "error", err)
-					c.hangUp()
+					c.hangUp(true)
 				}
 				stopping, silent = true, true
 			}
@@ -178,22 +179,24 @@ func (c *conn) write(buf []byte) error {
 	if !partial { // a timed-out write leaves such a connection unusable, so each write is small enough to count as progress
 		chunk = 16 << 10
 	}
+	var end time.Time // of the farewell
 	for len(buf) > 0 {
-		_ = c.nc.SetWriteDeadline(time.Now().Add(c.broker.limits.stall))
+		deadline := time.Now().Add(c.broker.limits.stall)
+		if c.stopped.Load() {
+			if end.IsZero() {
+				end = time.Now().Add(c.broker.limits.farewell)
+			}
+			deadline = end
+		}
+		_ = c.nc.SetWriteDeadline(deadline)
 		n, err := c.nc.Write(buf[:min(chunk, len(buf))])
 		c.broker.stats.bytesSent.Add(uint64(n))
 		buf = buf[n:]
-		if err != nil && (n == 0 || !partial || !isTimeout(err) || c.isStopping()) {
+		if err != nil && (n == 0 || !partial || !isTimeout(err) || c.stopped.Load()) {
 			return err
 		}
 	}
 	return nil
-}
-
-func (c *conn) isStopping() bool {
-	c.session.mu.Lock()
-	defer c.session.mu.Unlock()
-	return c.stopping
 }
 
 func isTimeout(err error) bool {
@@ -401,18 +404,20 @@ func (c *conn) run() {
 	switch {
 	case errors.As(err, &violation):
 		c.stop(violation.Code, violation.Text)
+	case err == nil || errors.Is(err, io.EOF):
+		c.hangUp(false)
 	default:
-		if err != nil && !errors.Is(err, io.EOF) {
-			c.broker.log.Debug("connection lost", "client", c.session.id, "remote", c.remote, "error", err)
-		}
-		c.hangUp()
+		c.broker.log.Debug("connection lost", "client", c.session.id, "remote", c.remote, "error", err)
+		c.hangUp(true)
 	}
 	<-c.writerDone
 	if c.keepTimer != nil {
 		c.keepTimer.Stop()
 	}
 	c.session.detach(c)
+	c.broker.releasePlace()
 	close(c.done)
+	c.session.forget(c)
 	if c.said() {
 		c.linger()
 	}
@@ -439,7 +444,7 @@ func (c *conn) linger() {
 	}
 }
 
-// said reports whether the client was told why the connection ends.
+// said reports whether the client could be answered to the end.
 func (c *conn) said() bool {
 	c.session.mu.Lock()
 	defer c.session.mu.Unlock()

@@ -38,6 +38,10 @@ func (b *Broker) serve(nc net.Conn, remote string) {
 	defer b.forget(c)
 	c.reader = packet.NewReader(c, handshakePacket)
 	_ = nc.SetDeadline(time.Now().Add(b.limits.handshake))
+	if b.ctx.Err() != nil { // Stop came between, and its deadline is overwritten
+		_ = nc.Close()
+		return
+	}
 	connect, err := c.readConnect()
 	if err != nil {
 		b.log.Info("connection refused", "remote", remote, "error", err)
@@ -50,7 +54,6 @@ func (b *Broker) serve(nc net.Conn, remote string) {
 		_ = nc.Close()
 		return
 	}
-	defer b.releasePlace()
 	c.run()
 }
 
@@ -72,7 +75,7 @@ func (c *conn) readConnect() (*packet.Connect, error) {
 	err = p.Decode(first, body)
 	// The level decides how a refusal is worded, also when the rest could not be decoded.
 	c.version = packet.V311
-	if p.Version >= packet.V5 {
+	if p.Version >= packet.V5 && p.Version < 0x80 { // bridges set the top bit of a 3.1.1 level
 		c.version = packet.V5
 	}
 	if err != nil {
@@ -237,7 +240,16 @@ func (s *session) current() *conn {
 	return s.conn
 }
 
-// holder returns the connection that holds or held the session last.
+// forget lets go of c, which has ended.
+func (s *session) forget(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.last == c {
+		s.last = nil
+	}
+}
+
+// holder returns the connection that holds the session, or is just ending; else nil.
 func (s *session) holder() *conn {
 	s.mu.Lock()
 	defer s.mu.Unlock()

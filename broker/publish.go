@@ -142,7 +142,7 @@ func (c *conn) onPublish(first byte, body []byte) error {
 			c.answer(packet.PUBREC, p.ID, packet.Success)
 			return nil
 		}
-		if c.pending >= receiveMax {
+		if c.pending >= receiveMax && c.version == packet.V5 { // MQTT 3.1.1 has no such limit
 			return &packet.Error{Code: packet.ReceiveMaximumExceeded,
 				Text: fmt.Sprintf("more than %d QoS 2 messages without PUBREL [MQTT-3.3.4-9]", receiveMax)}
 		}

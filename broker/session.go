@@ -21,7 +21,7 @@ type session struct {
 
 	mu    sync.Mutex // guards everything below
 	conn  *conn      // nil while offline
-	last  *conn      // the connection that held the session last, or holds it
+	last  *conn      // the connection that holds the session, until it has ended
 	ended bool       // no longer a session; what arrives is discarded
 
 	order    uint64
