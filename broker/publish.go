@@ -83,7 +83,7 @@ func (b *Broker) fanOut(m *message, r *route) (packet.Code, verdict) {
 	}
 	fullest := ignored
 	for _, d := range r.deliveries {
-		fullest = max(fullest, d.session.enqueue(m, d, m.retain && d.asPublish))
+		fullest = max(fullest, d.session.enqueue(m, d, m.retain && d.asPublish, false))
 	}
 	for _, g := range r.groups {
 		fullest = max(fullest, b.deliverShared(g, m))
@@ -94,7 +94,8 @@ func (b *Broker) fanOut(m *message, r *route) (packet.Code, verdict) {
 	return packet.Success, fullest
 }
 
-// deliverShared gives m to one member of g: the next connected one that takes it, else one whose session is kept.
+// deliverShared gives m to one member of g: the next connected one with room for it, else one whose session is kept. Only
+// when none has room is it lost, to the member whose turn it is.
 func (b *Broker) deliverShared(g *group, m *message) verdict {
 	b.tree.mu.RLock()
 	defer b.tree.mu.RUnlock()
@@ -103,23 +104,20 @@ func (b *Broker) deliverShared(g *group, m *message) verdict {
 		return ignored
 	}
 	start := g.next.Add(1)
-	worst := ignored
-	for _, online := range [...]bool{true, false} {
+	const connected, kept, full = 0, 1, 2
+	for choice := range 3 {
 		for i := range n {
 			sub := g.members[(start+i)%n]
-			if sub.session.online() != online {
+			if online, room := sub.session.state(m); choice != full && (!room || online != (choice == connected)) {
 				continue
 			}
-			switch v := sub.session.enqueue(m, sub.own, m.retain && sub.asPublish); v {
-			case ignored:
-			case refused:
-				worst = refused
-			default:
+			v := sub.session.enqueue(m, sub.own, m.retain && sub.asPublish, false)
+			if v != ignored && (v != refused || choice == full) {
 				return v
 			}
 		}
 	}
-	return worst
+	return ignored
 }
 
 // onPublish handles a PUBLISH from the client.

@@ -5,8 +5,9 @@ type item struct {
 	message  *message
 	delivery *delivery
 	order    uint64 // of arrival in the session
-	retain   bool   // the retain flag to send
 	qos      byte
+	retain   bool // the retain flag to send
+	stored   bool // a retained message for a new subscription; see session.stored
 }
 
 // ring is a first-in, first-out queue that grows and shrinks with its content.

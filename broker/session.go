@@ -29,6 +29,7 @@ type session struct {
 	ordinary lane
 	queued   int // QoS 1 and 2 messages in the lanes
 	bytes    int // their size
+	stored   int // QoS 1 and 2 messages in the lanes that are retained ones for a new subscription; not in queued and bytes
 	bytes0   int // size of the QoS 0 messages in the lanes
 	window   window
 	resend   []uint16 // identifiers to send again on this connection, oldest first
@@ -39,7 +40,12 @@ type session struct {
 	will        *will // of the present connection, or delayed from the last one
 	willTimer   *time.Timer
 	dropped     uint64 // messages lost at a bound
+	behind      bool   // the queue has been more than half full ever since the present connection took the session
+	progress    int64  // broker.now when a message was last taken out for sending
 }
+
+// patience is how long a session without progress slows publishers.
+const patience = 100 * time.Millisecond
 
 const forever = time.Duration(1<<63 - 1)
 
@@ -54,8 +60,9 @@ const (
 	refused                 // a bound is reached: lost for this session
 )
 
-// enqueue queues m for the session. It never waits.
-func (s *session) enqueue(m *message, d *delivery, retain bool) verdict {
+// enqueue queues m for the session. It never waits. A stored message is a retained one for a new subscription: many may
+// come at once, whatever the bounds of the queue, and they cost little, being in memory anyway.
+func (s *session) enqueue(m *message, d *delivery, retain, stored bool) verdict {
 	qos := min(m.qos, d.qos)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -68,47 +75,71 @@ func (s *session) enqueue(m *message, d *delivery, retain bool) verdict {
 	}
 	o := &s.broker.limits
 	size := m.size()
-	it := item{message: m, delivery: d, order: s.order, retain: retain, qos: qos}
+	it := item{message: m, delivery: d, order: s.order, qos: qos, retain: retain, stored: stored}
 	s.order++
-	if qos == 0 {
+	switch {
+	case qos == 0:
 		for l.qos0.count > 0 && (l.qos0.count >= o.queue0 || s.bytes0+size > o.queue0Bytes) {
 			s.bytes0 -= l.qos0.pop().message.size()
-			s.drop(1)
+			s.drop("too slow for its QoS 0 messages")
 		}
 		l.qos0.push(it)
 		s.bytes0 += size
-	} else {
-		if s.queued >= o.queue || s.bytes+size > o.queueBytes {
-			s.drop(1)
-			if s.conn != nil {
-				s.conn.stopLocked(packet.QuotaExceeded, "too slow: its queue is full")
-			}
-			return refused
-		}
+	case stored && s.stored < o.retained+o.queue:
+		l.reliable.push(it)
+		s.stored++
+	case !stored && s.room(size):
 		l.reliable.push(it)
 		s.queued++
 		s.bytes += size
+	default:
+		s.drop("its queue is full")
+		if s.conn != nil && !s.behind {
+			s.conn.stopLocked(packet.QuotaExceeded, "too slow: its queue is full")
+		}
+		return refused
 	}
 	if s.conn == nil {
 		return accepted
 	}
 	s.conn.wake.Signal()
 	switch {
-	case s.queued > o.queue/2 || s.bytes > o.queueBytes/2 || l.qos0.count > o.queue0/2 || s.bytes0 > o.queue0Bytes/2:
-		return brimming
+	case s.halfFull() || l.qos0.count > o.queue0/2 || s.bytes0 > o.queue0Bytes/2:
+		if s.broker.now()-s.progress < int64(patience) {
+			return brimming
+		}
 	case s.queued+l.qos0.count > crowd:
 		return crowded
 	}
 	return accepted
 }
 
-// drop counts n lost messages. Caller holds mu.
-func (s *session) drop(n int) {
+// room reports whether a message of that size fits in the queue. Caller holds mu.
+func (s *session) room(size int) bool {
+	o := &s.broker.limits
+	return s.queued < o.queue && s.bytes+size <= o.queueBytes
+}
+
+// halfFull reports whether the queue is more than half full. Caller holds mu.
+func (s *session) halfFull() bool {
+	o := &s.broker.limits
+	return s.queued > o.queue/2 || s.bytes > o.queueBytes/2
+}
+
+// state reports whether a connection holds the session, and whether m fits in its queue.
+func (s *session) state(m *message) (online, room bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.conn != nil, s.room(m.size())
+}
+
+// drop counts a lost message; the first is logged. Caller holds mu.
+func (s *session) drop(reason string) {
 	if s.dropped == 0 {
-		s.broker.log.Warn("messages dropped: session too slow", "client", s.id, "queued", s.queued, "bytes", s.bytes+s.bytes0)
+		s.broker.log.Warn("message dropped", "client", s.id, "reason", reason, "queued", s.queued, "bytes", s.bytes+s.bytes0)
 	}
-	s.dropped += uint64(n)
-	s.broker.stats.dropped.Add(uint64(n))
+	s.dropped++
+	s.broker.stats.dropped.Add(1)
 }
 
 // fill appends what may be sent on c now, up to about limit bytes. Caller holds mu.
@@ -129,7 +160,7 @@ func (s *session) fill(buf []byte, c *conn, limit int) []byte {
 			var sent bool
 			if buf, sent = c.appendPublish(buf, &f.item, f.id, true, now); !sent { // too large for this connection [MQTT-3.1.2-25]
 				s.window.remove(f)
-				s.drop(1)
+				s.drop("too large for its connection")
 				s.resend = s.resend[1:]
 				continue
 			}
@@ -147,10 +178,13 @@ func (s *session) fill(buf []byte, c *conn, limit int) []byte {
 			}
 		}
 		it := r.pop()
-		size := it.message.size()
-		if it.qos == 0 {
+		s.progress = now
+		switch size := it.message.size(); {
+		case it.qos == 0:
 			s.bytes0 -= size
-		} else {
+		case it.stored:
+			s.stored--
+		default:
 			s.queued--
 			s.bytes -= size
 		}
@@ -169,13 +203,14 @@ func (s *session) fill(buf []byte, c *conn, limit int) []byte {
 			if f != nil {
 				s.window.remove(f)
 			}
-			s.drop(1)
+			s.drop("too large for its connection")
 			continue
 		}
 		if f != nil {
 			c.unacked++
 		}
 	}
+	s.behind = s.behind && s.halfFull()
 	return buf
 }
 
@@ -256,6 +291,8 @@ func (s *session) attach(c *conn, w *will, expiry time.Duration) {
 	s.conn, s.last = c, c
 	s.will = w
 	s.expiry = expiry
+	s.behind = s.halfFull()
+	s.progress = s.broker.now()
 	s.resend = s.resend[:0]
 	for i := range s.window.slots {
 		if f := &s.window.slots[i]; f.id != 0 {
@@ -347,7 +384,7 @@ func (s *session) close() (orphans []item) {
 	slices.SortFunc(orphans, func(a, b item) int { return cmp.Compare(a.order, b.order) })
 	s.window = window{}
 	s.resend = nil
-	s.queued, s.bytes = 0, 0
+	s.queued, s.bytes, s.stored = 0, 0, 0
 	return orphans
 }
 

@@ -62,7 +62,7 @@ func (c *conn) sendRetained(sub *subscription) {
 		mu := b.retained.stripe(m.topic)
 		mu.Lock()
 		if m := b.retained.get(m.topic, b.now()); m != nil {
-			s.enqueue(m, d, true)
+			s.enqueue(m, d, true, true)
 		}
 		mu.Unlock()
 		if c.stopped.Load() {
@@ -78,7 +78,7 @@ func (c *conn) awaitRoom() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	o := &c.broker.limits
-	for !c.stopping && (s.ordinary.qos0.count > o.queue0/2 || s.bytes0 > o.queue0Bytes/2) {
+	for !c.stopping && (max(s.ordinary.qos0.count, s.urgent.qos0.count) > o.queue0/2 || s.bytes0 > o.queue0Bytes/2) {
 		c.room.Wait()
 	}
 }
