@@ -59,7 +59,7 @@ type Options struct {
 
 	MaxConnections int // clients at once; one more is refused with 0x89. 0 is 1,000
 	MaxSessions    int // sessions kept, connected ones included; one more is refused with 0x88. 0 is 10,000
-	MaxRetained    int // retained messages; one more is delivered but not stored, and answered with 0x97. 0 is 200,000
+	MaxRetained    int // clients' retained messages; one more is delivered but not stored, and answered with 0x97. 0 is 200,000
 	MaxPacketSize  int // bytes, of one packet from a client; a larger one ends the connection with 0x95. 0 is 256 KiB
 
 	// MaxQueued and MaxQueuedBytes bound the QoS 1 and 2 messages that wait for one session, connected or not. At the
@@ -70,7 +70,7 @@ type Options struct {
 	MaxQueuedBytes int
 
 	// KeepAlive is the longest keep alive a client may have: MQTT 5 clients that ask for more, or for none, are told this
-	// one [MQTT-3.2.2-21]. 0 leaves it to the clients.
+	// one, in whole seconds [MQTT-3.2.2-21]. 0 leaves it to the clients.
 	KeepAlive time.Duration
 
 	// SysInterval is how often $SYS topics are published; 0 is 10 s, negative is never.
@@ -78,6 +78,8 @@ type Options struct {
 
 	Version string       // shown on $SYS/broker/version; "" is "lawnberry"
 	Logger  *slog.Logger // nil discards
+
+	tune func(*limits) // lets tests shorten times and lower bounds
 }
 
 // Limits that are nobody's business to change.
@@ -177,11 +179,14 @@ func Start(ctx context.Context, o Options) (*Broker, error) {
 			queueBytes:    or(o.MaxQueuedBytes, 64<<20),
 			queue0:        32_768,
 			queue0Bytes:   16 << 20,
-			keepAlive:     o.KeepAlive,
+			keepAlive:     (o.KeepAlive + time.Second - 1).Truncate(time.Second),
 			handshake:     5 * time.Second,
 			stall:         500 * time.Millisecond,
 			farewell:      100 * time.Millisecond,
 		},
+	}
+	if o.tune != nil {
+		o.tune(&b.limits)
 	}
 	b.ctx, b.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	b.retained.seed = maphash.MakeSeed()
@@ -198,7 +203,9 @@ func Start(ctx context.Context, o Options) (*Broker, error) {
 			b.cancel()
 			return nil, err
 		}
-		b.endpoints = append(b.endpoints, e)
+		if e != nil {
+			b.endpoints = append(b.endpoints, e)
+		}
 	}
 	for _, e := range b.endpoints {
 		b.running.Go(func() { e.serve(b) })

@@ -45,11 +45,12 @@ type conn struct {
 	wake       sync.Cond // work for the writer
 	room       sync.Cond // room for the reader: in control, or in the queue
 	control    []byte    // encoded packets that go before the session's messages
+	pongs      int       // PINGREQs to answer, behind the messages that were queued before them
+	deferred   int       // writes for which pongs has waited
 	unacked    int       // QoS 1 and 2 messages sent on this connection and not settled
 	outAliases map[string]uint16
 	aliasMax   int
 	stopping   bool
-	stopCode   packet.Code
 	stopSilent bool // nothing is sent any more
 
 	writerDone chan struct{}
@@ -77,7 +78,6 @@ func (c *conn) stopLocked(code packet.Code, reason string) {
 		return
 	}
 	c.stopping = true
-	c.stopCode = code
 	if c.version == packet.V5 {
 		d := packet.Disconnect{Code: code}
 		if c.problemInfo {
@@ -127,7 +127,7 @@ func (c *conn) writeLoop() {
 	var buf []byte
 	for {
 		s.mu.Lock()
-		for !c.stopping && len(c.control) == 0 && !s.ready(c) {
+		for !c.stopping && len(c.control) == 0 && c.pongs == 0 && !s.ready(c) {
 			if cap(buf) > 0 {
 				c.broker.putBuffer(buf)
 				buf = nil
@@ -138,13 +138,18 @@ func (c *conn) writeLoop() {
 		if buf == nil {
 			buf = c.broker.getBuffer()
 		}
-		buf = append(buf[:0], c.control...)
+		buf = buf[:0]
+		if stopping {
+			buf = c.appendPongs(buf)
+		}
+		buf = append(buf, c.control...)
 		c.control = c.control[:0]
 		if cap(c.control) > 4096 {
 			c.control = nil
 		}
 		if !stopping {
 			buf = s.fill(buf, c, writeSize)
+			buf = c.appendPongs(buf)
 		}
 		c.room.Signal()
 		s.mu.Unlock()
@@ -167,6 +172,20 @@ func (c *conn) writeLoop() {
 			return
 		}
 	}
+}
+
+// appendPongs appends the answers to PINGREQ once nothing is left to send before them, so that a client that has its
+// answer has everything that came before; but it does not let an endless stream delay them for long.
+// Caller holds session.mu.
+func (c *conn) appendPongs(buf []byte) []byte {
+	if c.deferred++; len(buf) >= writeSize && c.deferred < 16 {
+		return buf
+	}
+	for ; c.pongs > 0; c.pongs-- {
+		buf = append(buf, byte(packet.PINGRESP)<<4, 0)
+	}
+	c.deferred = 0
+	return buf
 }
 
 // write writes all of buf, as long as the peer keeps taking some.
@@ -281,6 +300,20 @@ func (c *conn) flush() {
 	c.out = c.out[:0]
 }
 
+// pong answers a PINGREQ. Reader only.
+func (c *conn) pong() {
+	c.flush()
+	c.broker.stats.sent.Add(1)
+	s := c.session
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c.pongs > maxControl && !c.stopping {
+		c.room.Wait()
+	}
+	c.pongs++
+	c.wake.Signal()
+}
+
 // readLoop handles packets until the connection ends, and returns why: nil after a DISCONNECT from the client.
 func (c *conn) readLoop() error {
 	for {
@@ -341,7 +374,7 @@ func (c *conn) handle(first byte, body []byte) (bool, error) {
 	case *packet.Unsubscribe:
 		c.onUnsubscribe(p)
 	case *packet.Pingreq:
-		c.send(&packet.Pingresp{}, &packet.Properties{})
+		c.pong()
 	case *packet.Disconnect:
 		return false, c.onDisconnect(p)
 	case *packet.Auth:

@@ -29,7 +29,7 @@ type Endpoint struct {
 // endpoint is an Endpoint at work.
 type endpoint struct {
 	Endpoint
-	listener net.Listener // nil when optional and not there
+	listener net.Listener
 	web      *http.Server // for ws
 }
 
@@ -51,6 +51,7 @@ func (e *ListenError) Error() string {
 
 func (e *ListenError) Unwrap() error { return e.Err }
 
+// listen binds l. It returns nil when l is optional and its address is not there.
 func (b *Broker) listen(ctx context.Context, l Listener) (*endpoint, error) {
 	network := "tcp"
 	schemes := map[bool]string{false: "tcp", true: "ssl"}
@@ -71,7 +72,7 @@ func (b *Broker) listen(ctx context.Context, l Listener) (*endpoint, error) {
 	if err != nil {
 		if l.Optional && (errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EAFNOSUPPORT)) {
 			b.log.Debug("address not on this host", "network", l.Network, "address", l.Address)
-			return &endpoint{}, nil
+			return nil, nil
 		}
 		return nil, &ListenError{l.Network, l.Address, err}
 	}
@@ -129,9 +130,6 @@ func removeStaleSocket(path string) error {
 
 // serve accepts connections until the endpoint is closed.
 func (e *endpoint) serve(b *Broker) {
-	if e.listener == nil {
-		return
-	}
 	b.log.Info("listening", "network", e.Network, "address", e.Address, "url", e.URL)
 	if e.web != nil {
 		if err := e.web.Serve(e.listener); !errors.Is(err, http.ErrServerClosed) {
@@ -164,9 +162,7 @@ func (e *endpoint) close() {
 	if e.web != nil {
 		_ = e.web.Close()
 	}
-	if e.listener != nil {
-		_ = e.listener.Close()
-	}
+	_ = e.listener.Close()
 }
 
 func remoteOf(nc net.Conn) string {

@@ -17,7 +17,7 @@ type retained struct {
 
 	mu    sync.RWMutex // guards what follows
 	root  retainedNode
-	count int
+	count int // of clients' messages; the broker's own below $SYS come on top
 	bytes int
 }
 
@@ -50,11 +50,12 @@ func (r *retained) get(topic string, now int64) *message {
 func (r *retained) set(m *message, limit int) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	full := r.count >= limit && !reserved(m.topic)
 	n := &r.root
 	for level := range strings.SplitSeq(m.topic, "/") {
 		child := n.children[level]
 		if child == nil {
-			if r.count >= limit { // nothing of this topic was made yet
+			if full { // nothing of this topic was made yet
 				return false
 			}
 			child = &retainedNode{}
@@ -66,10 +67,12 @@ func (r *retained) set(m *message, limit int) bool {
 		n = child
 	}
 	if n.message == nil {
-		if r.count >= limit {
+		if full {
 			return false
 		}
-		r.count++
+		if !reserved(m.topic) {
+			r.count++
+		}
 	} else {
 		r.bytes -= n.message.size()
 	}
@@ -93,7 +96,9 @@ func (r *retained) remove(topic string, when *message) {
 	}
 	r.bytes -= n.message.size()
 	n.message = nil
-	r.count--
+	if !reserved(topic) {
+		r.count--
+	}
 	r.prune(topic)
 }
 

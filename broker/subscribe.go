@@ -38,10 +38,7 @@ func (c *conn) subscribe(e *packet.Subscription, id uint32) (sub *subscription, 
 	if b.tree.countOf(s) >= b.limits.subscriptions {
 		return nil, false, packet.QuotaExceeded
 	}
-	groupName, inner, shared := topic.SplitShared(filter)
-	if shared && e.NoLocal {
-		return nil, false, packet.ProtocolError
-	}
+	groupName, inner, _ := topic.SplitShared(filter)
 	sub = &subscription{
 		session: s, filter: filter, qos: e.QoS,
 		noLocal: e.NoLocal, asPublish: e.RetainAsPublished, id: id,
