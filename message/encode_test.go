@@ -247,8 +247,13 @@ func TestInflate(t *testing.T) {
 	wantError(t, "a bad message inside", err, ReasonUnknownType, "metadata.message_type")
 	_, err = Decode(gzipped(t, []byte(strings.Repeat("x", 10_001))), Limits{})
 	wantError(t, "one byte over the limit", err, ReasonTooLarge, "")
-	if _, err = Decode(gzipped(t, []byte(strings.Repeat("x", 10_000))), Limits{}); err != nil {
-		t.Errorf("at the limit: %v", err)
+	for name, tt := range map[string]struct{ size, limit int }{
+		"at the limit": {10_000, 0}, "at a higher limit": {50_000, 50_000}, "without a limit": {50_000, math.MaxInt},
+	} {
+		m, err := Decode(gzipped(t, []byte(strings.Repeat("x", tt.size))), Limits{MaxPayload: tt.limit})
+		if err != nil || len(m.Payload) != tt.size {
+			t.Errorf("%s: %d bytes, %v", name, len(m.Payload), err)
+		}
 	}
 }
 

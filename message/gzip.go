@@ -44,8 +44,8 @@ func deflate(body []byte) []byte {
 	defer compressors.Put(c)
 	c.out.Reset()
 	c.zip.Reset(&c.out)
-	c.zip.Write(body) // a buffer takes everything
-	c.zip.Close()
+	_, _ = c.zip.Write(body) // a buffer takes everything
+	_ = c.zip.Close()
 	if c.out.Len() >= len(body) {
 		return nil
 	}

@@ -7,13 +7,14 @@ import (
 
 // Limits bound what Decode and Encode accept. The zero value means the defaults of the wire format.
 type Limits struct {
-	MaxPayload    int           // bytes of a whole message, after inflation; 0 is 10,000
+	MaxPayload    int           // bytes of a whole message, after inflation; 0 is 10,000; at most what an MQTT packet holds
 	MaxAge        time.Duration // 0 is 300 s, negative is off; judged by CheckAge, not by Decode
 	MaxDepth      int           // nesting, the envelope included; 0 is 32
 	CompressAbove int           // bytes; 0 is 1,000, negative is never
 }
 
 const (
+	mostMaxPayload       = 268_435_455 // bytes, of the longest packet [MQTT-2.1.4]
 	defaultMaxPayload    = 10_000
 	defaultMaxAge        = 300 * time.Second
 	defaultMaxDepth      = 32
@@ -24,7 +25,7 @@ func (l *Limits) maxPayload() int {
 	if l.MaxPayload <= 0 {
 		return defaultMaxPayload
 	}
-	return l.MaxPayload
+	return min(l.MaxPayload, mostMaxPayload)
 }
 
 func (l *Limits) maxDepth() int {
