@@ -15,7 +15,7 @@ func ExampleLoad() {
 		fmt.Println(err)
 		return
 	}
-	defer os.RemoveAll(dir) //nolint:errcheck // an example
+	defer os.RemoveAll(dir)
 	file := filepath.Join(dir, "mower.yaml")
 	if err := os.WriteFile(file, []byte("broker:\n  prot: 1884\n"), 0o600); err != nil {
 		fmt.Println(err)

@@ -337,7 +337,7 @@ func TestExamplesLoad(t *testing.T) {
 		if section != "" {
 			text = section + ":\n  " + text
 		}
-		if _, ps := loadText(text); ps.Err() != nil {
+		if _, ps := loadText(text); len(ps.Error()) > 0 {
 			t.Errorf("%s: %v", k.Path, ps)
 		}
 	}

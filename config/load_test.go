@@ -143,9 +143,9 @@ func TestProblems(t *testing.T) {
 			`error: mower.yaml:2: topics.namespace: namespace "a/+": contains a wildcard (+ or #), which only a filter may [MQTT-4.7.0-1]`}},
 
 		// Services.
-		{"services", "service_definitions:\n  navigation:\n    service_type: navigation\n    dependancies: [x]\n    topics:\n      publish: ['a#']\n  a/b: {}\n",
+		{"services", "service_definitions:\n  navigation:\n    service_type: navigation\n    dependncies: [x]\n    topics:\n      publish: ['a#']\n  a/b: {}\n",
 			[]string{
-				"warning: mower.yaml:4: service_definitions.navigation.dependancies: this key is unknown, it is ignored: " +
+				"warning: mower.yaml:4: service_definitions.navigation.dependncies: this key is unknown, it is ignored: " +
 					"did you mean service_definitions.navigation.dependencies?",
 				"warning: mower.yaml:6: service_definitions.navigation.topics: not supported yet: " +
 					"permissions are not there yet: everyone who may connect may publish and subscribe everything",

@@ -450,10 +450,12 @@ func (l *loader) definition(path string, n *yaml.Node) ServiceDefinition {
 	var d ServiceDefinition
 	l.members(path, n, map[string]func(path string, v *yaml.Node){
 		"service_type": func(path string, v *yaml.Node) {
-			why := ""
 			if v.Kind != yaml.ScalarNode {
-				why = "this is " + describe(v) + ", want a text"
-			} else if why = foreignTag(v); why == "" && v.Value != "" {
+				l.report(l.inFile(v, SeverityError, path, "this is "+describe(v)+", want a text"))
+				return
+			}
+			why := foreignTag(v)
+			if why == "" && v.Value != "" {
 				why = checkServiceID(v.Value)
 			}
 			if why != "" {

@@ -77,8 +77,8 @@ func TestTableMistakes(t *testing.T) {
 	tests := []struct{ name, text, want string }{
 		{"no table", "# Architecture\n", "there is no table"},
 		{"too few columns", header + "| `a` | b |\n", "line 3: want 3 columns, got 2"},
-		{"no purpose", header + "| `a` | | nothing of ours |\n", "line 3: the purpose is missing"},
-		{"nothing in the third", header + "| `a` | b | |\n", "line 3: an empty name"},
+		{"no purpose", header + "| `a` | | nothing of ours |\n", "line 3: a cell is empty"},
+		{"nothing in the third", header + "| `a` | b | |\n", "line 3: a cell is empty"},
 		{"twice", header + "| `a` | b | nothing of ours |\n| `a` | c | nothing of ours |\n", "line 4: a second row for a"},
 	}
 	for _, tt := range tests {

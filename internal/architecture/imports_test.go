@@ -4,7 +4,6 @@ package architecture
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
 	"go/parser"
 	"go/token"
@@ -44,8 +43,9 @@ type row struct {
 
 // The rules that the third column may name instead of packages.
 const (
-	below  = "everything below"
-	public = "public packages"
+	below   = "everything below"
+	public  = "public packages"
+	nothing = "nothing of ours"
 )
 
 // check returns what is wrong with the imports by the table, and with the table by the packages.
@@ -144,7 +144,7 @@ func (r row) column() string {
 		return r.rule
 	}
 	if len(r.may) == 0 {
-		return "nothing of ours"
+		return nothing
 	}
 	return strings.Join(r.may, ", ")
 }
@@ -156,7 +156,7 @@ func readTable(t *testing.T, file string) []row {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close()
 	table, err := parseTable(f)
 	if err != nil {
 		t.Fatalf("%s: %v", document, err)
@@ -165,53 +165,68 @@ func readTable(t *testing.T, file string) []row {
 }
 
 func parseTable(r io.Reader) ([]row, error) {
+	rows, err := tableOf(r, "Package")
+	if err != nil {
+		return nil, err
+	}
 	var table []row
+	for _, line := range rows {
+		entry := row{pkg: strings.Trim(line.cells[0], "`")}
+		if slices.ContainsFunc(table, func(other row) bool { return other.pkg == entry.pkg }) {
+			return nil, fmt.Errorf("line %d: a second row for %s", line.number, entry.pkg)
+		}
+		switch line.cells[2] {
+		case below, public:
+			entry.rule = line.cells[2]
+		case nothing:
+		default:
+			for name := range strings.SplitSeq(line.cells[2], ",") {
+				entry.may = append(entry.may, strings.Trim(strings.TrimSpace(name), "`"))
+			}
+		}
+		table = append(table, entry)
+	}
+	return table, nil
+}
+
+// A line is one row of a Markdown table.
+type line struct {
+	number int // in the document, from 1
+	cells  []string
+}
+
+// tableOf returns the rows of the table with three columns whose first heading is title, without its head.
+func tableOf(r io.Reader, title string) ([]line, error) {
+	var table []line
 	inside := false
 	lines := bufio.NewScanner(r)
 	for n := 1; lines.Scan(); n++ {
-		line := strings.TrimSpace(lines.Text())
-		if !strings.HasPrefix(line, "|") {
+		text := strings.TrimSpace(lines.Text())
+		if !strings.HasPrefix(text, "|") {
 			if inside {
 				break
 			}
 			continue
 		}
-		cells := strings.Split(strings.Trim(line, "|"), "|")
+		cells := strings.Split(strings.Trim(text, "|"), "|")
 		for i := range cells {
 			cells[i] = strings.TrimSpace(cells[i])
 		}
 		switch {
 		case !inside:
-			inside = cells[0] == "Package"
+			inside = cells[0] == title
 			continue
-		case strings.Trim(cells[0], "-: ") == "": // the line below the header
+		case strings.Trim(cells[0], "-: ") == "": // the line below the head
 			continue
 		case len(cells) != 3:
 			return nil, fmt.Errorf("line %d: want 3 columns, got %d", n, len(cells))
-		case cells[1] == "":
-			return nil, fmt.Errorf("line %d: the purpose is missing", n)
+		case slices.Contains(cells, ""):
+			return nil, fmt.Errorf("line %d: a cell is empty", n)
 		}
-		entry := row{pkg: strings.Trim(cells[0], "`")}
-		if slices.ContainsFunc(table, func(other row) bool { return other.pkg == entry.pkg }) {
-			return nil, fmt.Errorf("line %d: a second row for %s", n, entry.pkg)
-		}
-		switch cells[2] {
-		case below, public:
-			entry.rule = cells[2]
-		case "nothing of ours":
-		default:
-			for name := range strings.SplitSeq(cells[2], ",") {
-				name = strings.Trim(strings.TrimSpace(name), "`")
-				if name == "" {
-					return nil, fmt.Errorf("line %d: an empty name in the third column: write %q for none", n, "nothing of ours")
-				}
-				entry.may = append(entry.may, name)
-			}
-		}
-		table = append(table, entry)
+		table = append(table, line{n, cells})
 	}
 	if len(table) == 0 {
-		return nil, errors.New(`there is no table whose header begins with "| Package |"`)
+		return nil, fmt.Errorf("there is no table that begins with | %s |", title)
 	}
 	return table, lines.Err()
 }
@@ -220,6 +235,21 @@ func parseTable(r io.Reader) ([]row, error) {
 func readImports(t *testing.T, root string) map[string][]string {
 	t.Helper()
 	imports := map[string][]string{}
+	walk(t, root, func(pkg, dir string) {
+		ours := []string{}
+		for _, path := range importsOf(t, dir, false) {
+			if rel, ok := strings.CutPrefix(path, module+"/"); ok {
+				ours = append(ours, rel)
+			}
+		}
+		imports[pkg] = ours
+	})
+	return imports
+}
+
+// walk calls visit for each package of the module, named relative to it.
+func walk(t *testing.T, root string, visit func(pkg, dir string)) {
+	t.Helper()
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.IsDir() {
 			return err
@@ -233,47 +263,48 @@ func readImports(t *testing.T, root string) map[string][]string {
 				return fs.SkipDir
 			}
 		}
-		pkg, err := importsOf(path)
-		if err != nil || pkg == nil {
-			return err
-		}
 		rel, err := filepath.Rel(root, path)
 		if err != nil {
 			return err
 		}
-		imports[filepath.ToSlash(rel)] = pkg
+		if len(goFiles(t, path)) > 0 {
+			visit(filepath.ToSlash(rel), path)
+		}
 		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return imports
 }
 
-// importsOf returns what the package in dir imports of the module, and nil when there is no Go file.
-func importsOf(dir string) ([]string, error) {
+func goFiles(t *testing.T, dir string) []string {
+	t.Helper()
 	files, err := filepath.Glob(filepath.Join(dir, "*.go"))
-	if err != nil || len(files) == 0 {
-		return nil, err
+	if err != nil {
+		t.Fatal(err)
 	}
-	ours := map[string]bool{}
-	for _, file := range files {
-		if strings.HasSuffix(file, "_test.go") {
+	return files
+}
+
+// importsOf returns the import paths in the Go files of dir, each once, sorted.
+func importsOf(t *testing.T, dir string, tests bool) []string {
+	t.Helper()
+	paths := map[string]bool{}
+	for _, file := range goFiles(t, dir) {
+		if strings.HasSuffix(file, "_test.go") && !tests {
 			continue
 		}
 		f, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ImportsOnly)
 		if err != nil {
-			return nil, err
+			t.Fatal(err)
 		}
 		for _, spec := range f.Imports {
 			path, err := strconv.Unquote(spec.Path.Value)
 			if err != nil {
-				return nil, fmt.Errorf("%s: %w", file, err)
+				t.Fatalf("%s: %v", file, err)
 			}
-			if rel, ok := strings.CutPrefix(path, module+"/"); ok {
-				ours[rel] = true
-			}
+			paths[path] = true
 		}
 	}
-	return slices.AppendSeq([]string{}, maps.Keys(ours)), nil
+	return slices.Sorted(maps.Keys(paths))
 }

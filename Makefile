@@ -1,0 +1,55 @@
+# Type "make" for what there is.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help build test lint vuln fuzz bench clean
+
+PACKAGES ?= ./...
+TESTFLAGS ?=
+FUZZTIME ?= 10s
+BENCH ?= .
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo "  Variables: PACKAGES ($(PACKAGES)) for test, bench and fuzz; TESTFLAGS for test, such as -v or -run NAME;"
+	@echo "  FUZZTIME ($(FUZZTIME)) per fuzz target; BENCH ($(BENCH)), a regular expression of benchmarks."
+
+build: ## the command, as bin/lawnberry
+	CGO_ENABLED=0 go build -trimpath -o bin/lawnberry ./cmd/lawnberry
+
+test: ## all tests, with the race detector; installs what they need on Debian, or says what it is
+	@LAWNBERRY_TEST_PYTHON="$$(scripts/test-deps)"; export LAWNBERRY_TEST_PYTHON; \
+	race=-race; if [[ $$(go env CGO_ENABLED) != 1 ]]; then \
+		race=; echo "make test: no C compiler is here (or CGO_ENABLED is 0), so it goes without the race detector" >&2; fi; \
+	set -x; go test $$race $(TESTFLAGS) $(PACKAGES)
+
+lint: .tools/golangci-lint ## gofmt, go vet and golangci-lint
+	@files=$$(gofmt -l .); if [[ -n $$files ]]; then echo "make lint: run gofmt -w on these:"; echo "$$files"; exit 1; fi
+	go vet ./...
+	.tools/golangci-lint run ./...
+
+vuln: .tools/govulncheck ## known vulnerabilities of what we use, from the Go vulnerability database
+	@scripts/vuln .tools/govulncheck ./...
+
+fuzz: ## every fuzz target for FUZZTIME
+	@for package in $$(go list $(PACKAGES)); do \
+		for target in $$(go test -list '^Fuzz' "$$package" | grep '^Fuzz' || true); do \
+			echo "== $$package $$target"; \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$package"; \
+		done; \
+	done
+
+bench: ## the benchmarks of the packages
+	go test -run '^$$' -bench '$(BENCH)' -benchmem $(PACKAGES)
+
+clean: ## removes what was built here
+	rm -rf bin .tools
+
+# The tools have a module of their own, which pins their versions and keeps them out of ours.
+.tools/golangci-lint: tools/go.mod tools/go.sum
+	go build -C tools -o ../$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+.tools/govulncheck: tools/go.mod tools/go.sum
+	go build -C tools -o ../$@ golang.org/x/vuln/cmd/govulncheck
