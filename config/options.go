@@ -66,7 +66,8 @@ func (c *Config) Limits() message.Limits {
 	return l
 }
 
-// BrokerOptions returns the options of the embedded broker but for its Logger. It listens on TCP, on WebSocket when that is
+// BrokerOptions returns the options of the embedded broker but for its Logger. A packet may be as large as
+// protocols.validation.max_payload_size needs. It listens on TCP, on WebSocket when that is
 // enabled, and on the Unix socket of dataDir ([SocketPath]) when there is one.
 //
 // A bind_address of localhost makes two listeners of each, on 127.0.0.1 and on ::1, the latter optional, because clients
@@ -81,6 +82,10 @@ func (c *Config) BrokerOptions(dataDir string) (broker.Options, error) {
 	o := broker.Options{
 		Namespace: c.Topics.Namespace, MaxConnections: b.MaxConnections, KeepAlive: b.KeepAlive,
 		Authenticate: b.authenticator(),
+	}
+	const standard, room = 256 << 10, 128 << 10 // bytes: the broker's own limit; topic and properties
+	if need := c.Protocols.Validation.MaxPayloadSize + room; need > standard {
+		o.MaxPacketSize = need
 	}
 	var encrypted *tls.Config
 	if b.TLS.Enabled {

@@ -76,6 +76,13 @@ func TestBrokerOptions(t *testing.T) {
 	if o.MaxConnections != 7 || o.KeepAlive != 9*time.Second || o.Namespace != "garden" || o.Authenticate != nil {
 		t.Errorf("got %+v", o)
 	}
+	if o.MaxPacketSize != 0 {
+		t.Errorf("packets of %d bytes, want the broker's own limit", o.MaxPacketSize)
+	}
+	o, err = mustLoad(t, "protocols: {validation: {max_payload_size: 5000000}}").BrokerOptions("")
+	if err != nil || o.MaxPacketSize < 5_000_000+2*65_535 {
+		t.Errorf("packets of %d bytes, %v: a message of 5,000,000 does not fit", o.MaxPacketSize, err)
+	}
 	// What a program changes after Load is checked again.
 	c := Default()
 	c.Broker.BindAddress = "0.0.0.0"

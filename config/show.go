@@ -55,19 +55,25 @@ func WriteTemplate(w io.Writer) error {
 	out := bufio.NewWriter(w)
 	writeComment(out, "", "Lawnberry's configuration. Every key is optional: a line without its leading # changes a default. A variable of "+
 		"the environment, named in brackets, wins over the key. To check the file: lawnberry config check")
+	first := false // the next key is the first of its section
 	h := headings{open: func(indent, name, path string) {
 		fmt.Fprintln(out)
 		writeComment(out, indent, docs[path])
 		fmt.Fprintf(out, "%s%s:\n", indent, name)
+		first = true
 	}}
 	for _, s := range specs() {
 		k := s.key()
 		indent, name := h.enter(s.path)
-		if indent == "" {
+		if !first {
 			fmt.Fprintln(out)
 		}
+		first = false
 		writeComment(out, indent, k.Description)
 		writeComment(out, indent, k.facts())
+		if k.Unsupported != "" {
+			writeComment(out, indent, "Not supported yet: "+k.Unsupported+".")
+		}
 		fmt.Fprintf(out, "%s#%s: %s\n", indent, name, k.Default)
 	}
 	return out.Flush()
@@ -87,9 +93,6 @@ func (k Key) facts() string {
 	}
 	if k.Example != "" {
 		facts += "; for example " + k.Example
-	}
-	if k.Unsupported != "" {
-		facts += "; not supported yet: " + k.Unsupported
 	}
 	return facts
 }

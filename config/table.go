@@ -10,7 +10,7 @@ import (
 // Bounds that several keys share.
 const (
 	maxPort    = 65535
-	maxMessage = 268_435_455 // bytes: the longest packet that MQTT can express
+	maxMessage = 256_000_000 // bytes: the longest packet that MQTT can express, less room for topic and properties
 	maxSeconds = 365 * 24 * 3600
 	maxCount   = 1_000_000
 )
