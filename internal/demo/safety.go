@@ -1,0 +1,307 @@
+package demo
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/lawnberry/lawnberry/client"
+	"github.com/lawnberry/lawnberry/message"
+	"github.com/lawnberry/lawnberry/service"
+)
+
+// Safety is safety: it stops the mower while there is a hazard, and releases it when the hazard is over: the motors at
+// hardware_interface, and the mission at navigation, which goes on with what it did. It never sets anything going itself.
+type safety struct {
+	mu        sync.Mutex // guards everything below
+	node      *node
+	frameAt   time.Time // when vision last published a frame, zero before the first
+	person    object    // the nearest one in the last frame with one in range
+	near      bool      // a person is, or was until clearFrames ago
+	clear     int       // frames without a person in range since then
+	tilt      float64   // degrees
+	tilted    bool
+	obstacle  float64 // m
+	blocked   bool
+	healthy   map[string]bool // watched services that have been healthy once
+	lost      map[string]service.State
+	responses map[string]*response // by reason
+
+	changed latest[struct{}]
+}
+
+// A hazard is a reason to stop the mower.
+type hazard struct {
+	Reason   string `json:"reason"`
+	Severity string `json:"severity"`
+	Text     string `json:"message"`
+	alert    string // type of the alert
+	details  map[string]any
+}
+
+// A response is what was done about a hazard so far.
+type response struct {
+	stopped, held, told bool
+	tried               time.Time
+	hazard              hazard
+}
+
+type safetyAnswer struct {
+	Clear   bool     `json:"clear"`
+	Hazards []hazard `json:"hazards"`
+}
+
+const (
+	clearFrames   = 3               // without a person in range before the mower is released
+	framePatience = 6 * time.Second // without a frame before the mower is stopped: vision sends one every two
+	tiltLimit     = 25.0            // degrees; released 5 below
+	obstacleLimit = 0.25            // m; released 0.1 beyond
+	retryAfter    = time.Second     // when stop or hold failed
+	checkPeriod   = 250 * time.Millisecond
+)
+
+// watched are the services without which the mower must not move.
+func watched() []string {
+	return []string{"hardware_interface", "navigation", "sensor_fusion", "vision"}
+}
+
+func newSafety() *safety {
+	return &safety{
+		obstacle:  ultrasonicRange,
+		healthy:   map[string]bool{},
+		lost:      map[string]service.State{},
+		responses: map[string]*response{},
+		changed:   newLatest[struct{}](),
+	}
+}
+
+func (s *safety) needs() []string { return []string{"hardware_interface", "vision"} }
+
+func (s *safety) health(context.Context) (service.State, string) { return service.Healthy, "" }
+
+func (s *safety) setup(ctx context.Context, n *node) error {
+	s.node = n
+	service.Handle(n.Service, "get_status", func(context.Context, struct{}) (safetyAnswer, error) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		hazards := s.hazardsLocked(time.Now())
+		return safetyAnswer{Clear: len(hazards) == 0, Hazards: hazards}, nil
+	})
+	n.OnService(s.service)
+	for filter, h := range map[string]func(*client.Delivery){
+		"vision/detections":       s.frame,
+		"sensors/ultrasonic/data": s.ultrasonic,
+		"sensors/tilt/data":       s.tilting,
+	} {
+		if err := n.on(ctx, filter, h); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// wakeLocked lets the goroutine that acts look again.
+func (s *safety) wakeLocked() {
+	select {
+	case s.changed <- struct{}{}:
+	default:
+	}
+}
+
+func (s *safety) frame(d *client.Delivery) {
+	f, err := message.SensorOf[detectionData](d.Message)
+	if err != nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.frameAt = time.Now()
+	near := object{Distance: personRange}
+	for _, o := range f.Objects {
+		if o.Class == "person" && o.Distance < near.Distance {
+			near = o
+		}
+	}
+	if near.Distance < personRange {
+		s.person, s.clear = near, 0
+		if !s.near {
+			s.near = true
+			s.wakeLocked()
+		}
+	} else if s.near {
+		if s.clear++; s.clear >= clearFrames {
+			s.near = false
+			s.wakeLocked()
+		}
+	}
+}
+
+func (s *safety) ultrasonic(d *client.Delivery) {
+	r, err := message.SensorOf[ultrasonicReading](d.Message)
+	if err != nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.obstacle = min(r.Left, r.Centre, r.Right)
+	if blocked := s.obstacle < obstacleLimit || s.blocked && s.obstacle < obstacleLimit+0.1; blocked != s.blocked {
+		s.blocked = blocked
+		s.wakeLocked()
+	}
+}
+
+func (s *safety) tilting(d *client.Delivery) {
+	r, err := message.SensorOf[tiltReading](d.Message)
+	if err != nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tilt = r.Tilt
+	if tilted := s.tilt > tiltLimit || s.tilted && s.tilt > tiltLimit-5; tilted != s.tilted {
+		s.tilted = tilted
+		s.wakeLocked()
+	}
+}
+
+// service takes note of the services that come and go.
+func (s *safety) service(i service.Info, _ service.State) {
+	if !slices.Contains(watched(), i.ID) {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch i.State {
+	case service.Healthy, service.Degraded:
+		s.healthy[i.ID] = true
+		delete(s.lost, i.ID)
+	default:
+		if s.healthy[i.ID] {
+			s.lost[i.ID] = i.State
+		}
+	}
+	s.wakeLocked()
+}
+
+// hazardsLocked returns the hazards there are now, sorted by reason.
+func (s *safety) hazardsLocked(now time.Time) []hazard {
+	hazards := []hazard{}
+	if s.blocked {
+		hazards = append(hazards, hazard{"obstacle", "warning", fmt.Sprintf("Something is %.2f m ahead", s.obstacle),
+			"obstacle_detected", map[string]any{"distance": s.obstacle}})
+	}
+	if s.near {
+		hazards = append(hazards, hazard{"person", "critical", fmt.Sprintf("A person is %.1f m away", s.person.Distance),
+			"person_detected", map[string]any{"distance": s.person.Distance, "bearing": s.person.Bearing, "confidence": s.person.Confidence}})
+	}
+	for _, id := range watched() {
+		if state, ok := s.lost[id]; ok {
+			hazards = append(hazards, hazard{"service_" + id, "error", fmt.Sprintf("The service %s is %s", id, state),
+				"service_lost", map[string]any{"service_id": id, "state": state}})
+		}
+	}
+	if s.tilted {
+		hazards = append(hazards, hazard{"tilt", "error", fmt.Sprintf("The mower leans by %.0f degrees", s.tilt),
+			"tilt_detected", map[string]any{"tilt": s.tilt}})
+	}
+	if !s.frameAt.IsZero() && now.Sub(s.frameAt) > framePatience {
+		hazards = append(hazards, hazard{"vision_silent", "error", "The cameras send nothing",
+			"vision_silent", map[string]any{"seconds": round(now.Sub(s.frameAt).Seconds(), 1)}})
+	}
+	return hazards
+}
+
+func (s *safety) begin(n *node) {
+	n.work.Go(func() {
+		t := time.NewTicker(checkPeriod)
+		defer t.Stop()
+		for n.working.Err() == nil {
+			s.act()
+			select {
+			case <-s.changed:
+			case <-t.C:
+			case <-n.working.Done():
+			}
+		}
+	})
+}
+
+// act responds to what has changed. It runs in one goroutine, which alone uses responses.
+func (s *safety) act() {
+	now := time.Now()
+	s.mu.Lock()
+	hazards := s.hazardsLocked(now)
+	s.mu.Unlock()
+	for _, h := range hazards {
+		r := s.responses[h.Reason]
+		if r == nil {
+			r = &response{hazard: h}
+			s.responses[h.Reason] = r
+		}
+		s.engage(r, now)
+	}
+	for reason, r := range s.responses {
+		if !slices.ContainsFunc(hazards, func(h hazard) bool { return h.Reason == reason }) && s.release(r, now) {
+			delete(s.responses, reason)
+		}
+	}
+}
+
+// engage stops the mower first and tells about it then. What fails is tried again.
+func (s *safety) engage(r *response, now time.Time) {
+	if now.Sub(r.tried) >= retryAfter && !(r.stopped && r.held) {
+		r.tried = now
+		r.stopped = r.stopped || s.order("hardware_interface", "stop", r.hazard.Reason)
+		r.held = r.held || s.order("navigation", "hold", r.hazard.Reason)
+	}
+	if !r.told {
+		r.told = true
+		s.tell(r.hazard, true)
+		s.node.alert(r.hazard.alert, r.hazard.Severity, r.hazard.Text, r.hazard.details)
+	}
+}
+
+// release undoes it, in the same order, so that the motors listen again before navigation goes on; done when all of it is.
+func (s *safety) release(r *response, now time.Time) (done bool) {
+	if (r.stopped || r.held) && now.Sub(r.tried) >= retryAfter || r.stopped && r.held {
+		r.tried = now
+		r.stopped = r.stopped && !s.order("hardware_interface", "release", r.hazard.Reason)
+		r.held = r.held && !s.order("navigation", "release", r.hazard.Reason)
+	}
+	if r.stopped || r.held {
+		return false
+	}
+	s.tell(r.hazard, false)
+	s.node.clear(r.hazard.alert)
+	return true
+}
+
+// order sends a command with a reason; ok when it was obeyed. A service that is offline cannot obey, and its motors stand
+// by the dead man.
+func (s *safety) order(target, command, reason string) (ok bool) {
+	if i, known := s.node.Service.Service(target); !known || i.State == service.Offline || i.State == service.ShuttingDown {
+		return false
+	}
+	return s.node.call(target, command, holdQuery{reason}, nil) == nil
+}
+
+// tell publishes that a hazard began, or is over.
+func (s *safety) tell(h hazard, active bool) {
+	about := map[string]any{"active": active, "reason": h.Reason}
+	for k, v := range h.details {
+		about[k] = v
+	}
+	details, err := message.EncodeJSON(about)
+	if err != nil {
+		s.node.refused("a hazard was not told", h.Reason, err)
+		return
+	}
+	text, severity := h.Text, h.Severity
+	if !active {
+		text, severity = "Over: "+h.Text, "info"
+	}
+	m, err := message.NewAlert(s.node.id, message.Alert{AlertType: h.Reason, Severity: severity, Message: text, AutoResolve: true, Context: details})
+	s.node.send("safety/hazards", m, err)
+}
