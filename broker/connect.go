@@ -167,7 +167,7 @@ func (c *conn) welcome(p *packet.Connect) bool {
 	// Ahead of everything, also of a farewell that came meanwhile.
 	c.control = append(c.appendBounded(nil, &ack, &ack.Properties), c.control...)
 	c.session.mu.Unlock()
-	b.log.Info("client connected", "client", id, "remote", c.remote, "version", versionName(c.version), "resumed", present, "keepalive", c.keepAlive)
+	b.log.Info("client connected", "client", id, "remote", c.remote, "version", versionName(c.version), "resumed", present, "keepalive", c.keepAlive.String())
 	return true
 }
 
