@@ -71,14 +71,13 @@ func (s *Service) birth(users func(context.Context, *client.Client) error) func(
 
 // rebirth returns what to announce after a reconnect: nothing for a service that has not begun, has ended, or hangs.
 func (s *Service) rebirth() (message.Message, bool) {
-	res := s.usage.current()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	hangs := !s.asking.IsZero() && time.Since(s.asking) > s.o.Heartbeat
 	if s.announced == "" || s.phase == stopped || hangs {
 		return message.Message{}, false
 	}
-	m, err := s.status(verdict{s.state, s.reason}, res)
+	m, err := s.status(verdict{s.state, s.reason}, s.usage.known())
 	if err != nil {
 		return m, false
 	}
@@ -88,7 +87,7 @@ func (s *Service) rebirth() (message.Message, bool) {
 
 // announceLocked announces the current state. s.mu is held.
 func (s *Service) announceLocked() {
-	m, err := s.status(verdict{s.state, s.reason}, s.usage.current())
+	m, err := s.status(verdict{s.state, s.reason}, s.usage.known())
 	if err != nil { // what can fail was tried in Start
 		s.log.Error("status cannot be encoded", "error", err)
 		return
@@ -101,7 +100,7 @@ func (s *Service) announceLocked() {
 // retained about the others arrived before.
 func (s *Service) announceFirst(ctx context.Context) error {
 	s.mu.Lock()
-	m, err := s.status(verdict{s.state, s.reason}, s.usage.current())
+	m, err := s.status(verdict{s.state, s.reason}, s.usage.known())
 	s.announced, s.settled = m.Metadata.ID, false
 	s.mu.Unlock()
 	if err == nil {
@@ -183,6 +182,7 @@ func (s *Service) heartbeat() {
 	if !s.client.Connected() {
 		return
 	}
+	s.usage.current()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.announced != "" && s.phase != stopped {
@@ -332,7 +332,7 @@ func (s *Service) infoLocked() Info {
 		ID: s.o.ID, Type: s.o.Type, Version: s.o.Version, State: s.state, Reason: s.reason,
 		Started: s.started, LastSeen: time.Now(), Uptime: time.Since(s.started),
 		Dependencies: s.o.Dependencies, Endpoints: s.o.Endpoints, Metadata: s.o.Metadata,
-		Resources: s.usage.current(),
+		Resources: s.usage.known(),
 	}
 	return i.clone()
 }

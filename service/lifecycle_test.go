@@ -14,6 +14,7 @@ import (
 	"github.com/lawnberry/lawnberry/client"
 	"github.com/lawnberry/lawnberry/message"
 	"github.com/lawnberry/lawnberry/service"
+	"github.com/lawnberry/lawnberry/topic"
 )
 
 // object decodes a JSON object.
@@ -328,6 +329,74 @@ func TestStopIsBounded(t *testing.T) {
 	}
 	close(release)
 	<-ended
+}
+
+// A ctx that has ended is no reason to vanish without a word.
+func TestStopWithAnEndedContext(t *testing.T) {
+	b := newBroker(t)
+	other := start(t, b, service.Options{ID: "other"})
+	svc := start(t, b, service.Options{ID: "a"})
+	var told bool
+	svc.OnShutdown(func(ctx context.Context) { told = ctx.Err() == nil })
+	awaitState(t, other, "a", service.Healthy)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := svc.Stop(ctx); err != nil || !told {
+		t.Errorf("%v, shutdown functions ran: %v", err, told)
+	}
+	awaitState(t, other, "a", service.Offline)
+	if i, _ := other.Service("a"); i.Reason != "stopped" {
+		t.Errorf("no goodbye was heard: %+v", i)
+	}
+}
+
+// Stop in a handler's goroutine ends what can be ended, without waiting for itself for ever.
+func TestStopFromAHandler(t *testing.T) {
+	b := newBroker(t)
+	other := start(t, b, service.Options{ID: "other"})
+	svc := start(t, b, service.Options{ID: "a"})
+	ended := make(chan struct{})
+	if _, err := svc.OnEvent(testContext(t), "go_home", func(ctx context.Context, _ service.Event) {
+		go func() {
+			defer close(ended)
+			if err := svc.Stop(ctx); err != nil {
+				t.Error(err)
+			}
+		}()
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := other.EmitEvent(testContext(t), "go_home", nil); err != nil {
+		t.Fatal(err)
+	}
+	<-ended
+	awaitState(t, other, "a", service.Offline)
+}
+
+// Everything works in another namespace, beside the first.
+func TestNamespace(t *testing.T) {
+	b := newBroker(t)
+	options := func(id, namespace string) service.Options {
+		topics, err := topic.New(namespace)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return service.Options{ID: id, Client: client.Options{Topics: topics}}
+	}
+	a := start(t, b, options("a", "mower2"))
+	other := start(t, b, options("b", "mower2"))
+	stranger := start(t, b, options("c", ""))
+	if err := a.WaitFor(testContext(t), "b"); err != nil {
+		t.Error(err)
+	}
+	if err := a.Call(testContext(t), "b", "ping", nil, nil); err != nil {
+		t.Error(err)
+	}
+	stop(t, other)
+	awaitState(t, a, "b", service.Offline)
+	if known := slices.Collect(stranger.Services("")); len(known) != 1 {
+		t.Errorf("known in the other namespace: %+v", known)
+	}
 }
 
 func TestShutdownCommand(t *testing.T) {

@@ -95,6 +95,15 @@ func TestKill(t *testing.T) {
 	if last.Message.Metadata.Sender != "victim" || details["state"] != "offline" || details["service_id"] != "victim" || last.QoS != 1 {
 		t.Errorf("the Will: %+v, %v", last, details)
 	}
+
+	again := start(t, b, service.Options{ID: "victim"}) // takes its old place
+	awaitState(t, svc, "victim", service.Healthy)
+	if i, _ := svc.Service("victim"); i.Reason != "" || again.State() != service.Healthy {
+		t.Errorf("restarted: %+v", i)
+	}
+	if err := svc.Call(testContext(t), "victim", "ping", nil, nil); err != nil {
+		t.Error(err)
+	}
 }
 
 // A death has many observers and one reporter, the smallest id of those who run.

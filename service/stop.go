@@ -16,16 +16,29 @@ func (s *Service) OnShutdown(f func(ctx context.Context)) {
 	s.shutdown = append(s.shutdown, f)
 }
 
+const (
+	// lastGrace is what Stop takes at most to say goodbye with a ctx that has ended, such as that of a signal.
+	lastGrace = time.Second
+	// goodbyeTime bounds everything after the shutdown functions when ctx has no deadline.
+	goodbyeTime = 5 * time.Second
+)
+
 // Stop ends the service: it announces shutting_down, runs the shutdown functions (the last registered first), announces
 // offline, disconnects so that no Will is published, and waits for everything that runs.
 //
 // It is idempotent and may be called concurrently, and the command shutdown calls it too: every call returns what the
 // first one did. It returns when ctx ends, with an error that says what was left undone; what hangs is left behind
-// then, and the connection is closed all the same. It must not be waited for in a handler of this service, since it waits for
-// the handlers.
+// then, and the connection is closed all the same. With a ctx that has ended already, or is cancelled meanwhile, it
+// takes up to a second more, so that "defer svc.Stop(ctx)" says goodbye also when ctx is that of a signal. A handler of this
+// service that calls it cannot be waited for: let it call Stop in a goroutine.
 func (s *Service) Stop(ctx context.Context) error { return s.stop(ctx, "stopped") }
 
 func (s *Service) stop(ctx context.Context, reason string) error {
+	if ctx.Err() != nil {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), lastGrace)
+		defer cancel()
+	}
 	s.mu.Lock()
 	again := s.phase >= stopping
 	if !again {
@@ -44,9 +57,28 @@ func (s *Service) stop(ctx context.Context, reason string) error {
 		}
 	}
 	defer close(s.stopped)
-	err := s.runShutdown(ctx, shutdown)
+	if err := errors.Join(s.runShutdown(ctx, shutdown), s.leave(ctx)); err != nil {
+		s.stopErr = fmt.Errorf("stop %s: %w", s.o.ID, err)
+	}
+	return s.stopErr
+}
+
+// leave says goodbye, disconnects, and waits for everything that runs.
+func (s *Service) leave(ctx context.Context) error {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		deadline = time.Now().Add(goodbyeTime)
+	}
+	cancelled := ctx
+	ctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), deadline)
+	defer cancel()
+	defer context.AfterFunc(cancelled, func() {
+		if errors.Is(cancelled.Err(), context.Canceled) {
+			time.AfterFunc(lastGrace, cancel)
+		}
+	})()
 	s.cancel() // no heartbeat follows the goodbye
-	err = errors.Join(err, s.sayGoodbye(ctx))
+	err := s.sayGoodbye(ctx)
 	if e := s.client.Close(ctx); e != nil {
 		err = errors.Join(err, fmt.Errorf("disconnect: %w", e))
 	}
@@ -60,10 +92,6 @@ func (s *Service) stop(ctx context.Context, reason string) error {
 	case <-ctx.Done():
 		err = errors.Join(err, fmt.Errorf("a health function or a handler has not returned: %w", ctx.Err()))
 	}
-	if err != nil {
-		err = fmt.Errorf("stop %s: %w", s.o.ID, err)
-	}
-	s.stopErr = err
 	return err
 }
 

@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/shirou/gopsutil/v4/disk"
@@ -21,7 +22,8 @@ const (
 // usage samples what the whole machine uses: processor since the last sample, memory now, and the disk of one path. A
 // sample never waits: it reads a few small files.
 type usage struct {
-	path string
+	path   string
+	latest atomic.Pointer[message.Resources]
 
 	mu          sync.Mutex // guards the fields below
 	last        message.Resources
@@ -36,14 +38,28 @@ func newUsage(path string) *usage {
 	return u
 }
 
+// known returns the figures of the last sample. It never waits.
+func (u *usage) known() message.Resources {
+	if r := u.latest.Load(); r != nil {
+		return *r
+	}
+	return message.Resources{}
+}
+
 // current returns the figures in percent, 0 to 100, at most usageAge old. One that the system does not tell is 0.
 func (u *usage) current() message.Resources {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	now := time.Now()
-	if !u.taken.IsZero() && now.Sub(u.taken) < usageAge {
-		return u.last
+	if now := time.Now(); u.taken.IsZero() || now.Sub(u.taken) >= usageAge {
+		u.sample(now)
+		r := u.last
+		u.latest.Store(&r)
 	}
+	return u.last
+}
+
+// sample takes the figures of now. u.mu is held.
+func (u *usage) sample(now time.Time) {
 	u.taken = now
 	if busy, total, ok := cpuTimes(); ok && (u.window.IsZero() || now.Sub(u.window) >= usageWindow) {
 		// The first sample covers the time since the machine started.
@@ -58,7 +74,6 @@ func (u *usage) current() message.Resources {
 	if d, err := disk.Usage(u.path); err == nil {
 		u.last.Disk = percent(d.UsedPercent)
 	}
-	return u.last
 }
 
 // percent keeps v within 0 to 100, to two decimals.
