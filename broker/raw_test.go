@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -21,7 +22,13 @@ import (
 // How the tests below talk to a broker: in packets, and in bytes. They wait for packets, never for time: that nothing
 // comes is shown by a PINGREQ whose answer is the next packet, since what was queued before it would have come before it.
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
+		_ = f.Value.Set("32") // they wait more than they work
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // patient bounds every wait for something that must happen.
 const patient = 20 * time.Second
@@ -79,6 +86,8 @@ type raw struct {
 	r  *packet.Reader
 	v  packet.Version
 	id uint16 // the packet identifier used last
+
+	released func(id uint16) // what collect does at a PUBREL
 }
 
 func newRaw(t testing.TB, b *Broker, nc net.Conn) *raw {
@@ -459,6 +468,9 @@ func (c *raw) collect(got func(p *packet.Publish) (more bool)) error {
 		case *packet.Ack:
 			if p.Kind == packet.PUBREL {
 				out = packet.AppendAck(nil, packet.PUBCOMP, c.v, p.ID, 0)
+				if c.released != nil {
+					c.released(p.ID)
+				}
 			}
 		}
 		if _, err := c.nc.Write(out); len(out) > 0 && err != nil {
