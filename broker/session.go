@@ -322,8 +322,8 @@ func (s *session) detach(c *conn) {
 	s.bytes0 = 0
 	w, expiry := s.will, s.expiry
 	if w != nil && w.delay > 0 && expiry > 0 {
-		delay := min(w.delay, expiry)
-		s.willTimer = time.AfterFunc(delay, func() { s.broker.publishDelayedWill(s, w) })
+		later := w
+		s.willTimer = time.AfterFunc(min(w.delay, expiry), func() { s.broker.publishDelayedWill(s, later) })
 		w = nil
 	} else {
 		s.will = nil
