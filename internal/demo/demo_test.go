@@ -133,7 +133,7 @@ func TestFirstPersonInADemo(t *testing.T) {
 	t.Parallel()
 	d, _ := startDemo(t, Options{Seed: 2, Speed: 4})
 	await(t, "the person who always comes", func() bool { return d.Snapshot().LastAlert != "" })
-	if at := d.world.realSince(); at > 10*time.Second {
+	if at := d.world.realSince(); at > 15*time.Second {
 		t.Errorf("it came %v after the start", at)
 	}
 }
@@ -349,6 +349,20 @@ func TestLostServiceStopsTheMower(t *testing.T) {
 		if healthy := v.ID != "vision" && v.ID != "safety"; healthy != (v.State == "healthy") { // safety needs vision
 			t.Errorf("%s was %s", v.ID, v.State)
 		}
+	}
+}
+
+func TestNoSafetyNoMowing(t *testing.T) {
+	t.Parallel()
+	d, c := startDemo(t, Options{Seed: 9})
+	d.world.visitNever()
+	await(t, "the mower moves", func() bool { return !d.world.stands() })
+	if err := c.Call(t.Context(), "safety", "shutdown", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "navigation stops", func() bool { return d.Snapshot().Activity == stopped && d.world.stands() })
+	if err := c.Call(t.Context(), "navigation", "start_mowing", nil, nil); err == nil || !strings.Contains(err.Error(), safetyAway) {
+		t.Errorf("start_mowing: %v", err)
 	}
 }
 

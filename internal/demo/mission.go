@@ -14,7 +14,7 @@ const (
 	mowing   = "mowing"
 	paused   = "paused"
 	docking  = "docking" // on the way to the dock
-	stopped  = "stopped" // safety holds the mower; what it did before goes on when it is released
+	stopped  = "stopped" // held for safety; what it did before goes on when it is released
 )
 
 // A mission is what navigation knows and decides: the route, how much of it is done, and what the mower should do now.
@@ -189,7 +189,7 @@ func (m *mission) holding() []string {
 
 func (m *mission) held() error {
 	if len(m.holds) > 0 {
-		return fmt.Errorf("safety holds the mower (%s): wait until it is released", strings.Join(m.holding(), ", "))
+		return fmt.Errorf("the mower is held for safety (%s): wait until it is released", strings.Join(m.holding(), ", "))
 	}
 	return nil
 }

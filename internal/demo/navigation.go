@@ -111,6 +111,7 @@ func (g *navigation) setup(ctx context.Context, n *node) error {
 		return positionAnswer{g.position, g.mission.activity()}, nil
 	})
 
+	n.OnService(g.guard)
 	if err := n.on(ctx, "sensors/fusion/data", g.estimate, client.WithQueue(client.Queue{Max: 10, Full: client.DropOldest})); err != nil {
 		return err
 	}
@@ -156,6 +157,21 @@ func (g *navigation) battery(level float64) {
 	defer g.mu.Unlock()
 	g.mission.battery = level
 }
+
+// guard holds the mower while safety is not there to do it.
+func (g *navigation) guard(i service.Info, old service.State) {
+	if i.ID != "safety" {
+		return
+	}
+	switch {
+	case i.State == service.Healthy || i.State == service.Degraded:
+		g.hold(func(m *mission) { m.Release(safetyAway) })
+	case old == service.Healthy || old == service.Degraded:
+		g.hold(func(m *mission) { m.Hold(safetyAway) })
+	}
+}
+
+const safetyAway = "safety_away" // reason to hold the mower
 
 // contacts learns from the power sensor whether the dock is reached.
 func (g *navigation) contacts(d *client.Delivery) {

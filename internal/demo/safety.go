@@ -44,7 +44,8 @@ type hazard struct {
 // A response is what was done about a hazard so far.
 type response struct {
 	stopped, held, told bool
-	tried               time.Time
+	over                bool      // it is being undone
+	tried               time.Time // when stop or release was last tried, zero since over changed
 	hazard              hazard
 }
 
@@ -251,6 +252,9 @@ func (s *safety) act() {
 
 // engage stops the mower first and tells about it then. What fails is tried again.
 func (s *safety) engage(r *response, now time.Time) {
+	if r.over {
+		r.over, r.tried = false, time.Time{}
+	}
 	if now.Sub(r.tried) >= retryAfter && !(r.stopped && r.held) {
 		r.tried = now
 		r.stopped = r.stopped || s.order("hardware_interface", "stop", r.hazard.Reason)
@@ -265,7 +269,10 @@ func (s *safety) engage(r *response, now time.Time) {
 
 // release undoes it, in the same order, so that the motors listen again before navigation goes on; done when all of it is.
 func (s *safety) release(r *response, now time.Time) (done bool) {
-	if (r.stopped || r.held) && now.Sub(r.tried) >= retryAfter || r.stopped && r.held {
+	if !r.over {
+		r.over, r.tried = true, time.Time{}
+	}
+	if now.Sub(r.tried) >= retryAfter {
 		r.tried = now
 		r.stopped = r.stopped && !s.order("hardware_interface", "release", r.hazard.Reason)
 		r.held = r.held && !s.order("navigation", "release", r.hazard.Reason)

@@ -36,7 +36,7 @@ const (
 
 func newVisits(random *rand.Rand) visits { return visits{random: random, first: true} }
 
-// tick lets dt seconds of real time pass, with the mower at a place, moving or not.
+// tick lets dt seconds of real time pass, with the mower about to be at a place, moving or not.
 func (v *visits) tick(now, dt float64, mower point, moving bool) {
 	if v.here {
 		v.person.at.X += v.person.dx * dt

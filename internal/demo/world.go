@@ -160,7 +160,7 @@ func (w *world) tick() {
 	docked := w.contact()
 	w.battery.tick(step, w.load(), w.sky.solarPower(), docked)
 	w.sky.tick(step)
-	w.visits.tick(w.real, step/w.speed, w.at.at(), w.moving())
+	w.visits.tick(w.real, step/w.speed, w.soon(), w.moving())
 }
 
 // drive moves the machine.
@@ -242,6 +242,14 @@ func (w *world) load() float64 {
 // contact reports whether the mower stands on the dock's contacts.
 func (w *world) contact() bool {
 	return w.at.at().distance(dockPose.at()) < 0.12 && math.Abs(wrap(w.at.Heading-dockPose.Heading)) < 0.25 && math.Abs(w.v) < 0.05
+}
+
+// soon is where the mower will be when somebody who appears now has been seen. A mower that is simulated at ten times the
+// speed has left the place where it is now by then.
+func (w *world) soon() point {
+	const seen = 0.25 // s of real time
+	d := w.v * seen * w.speed
+	return point{w.at.X + d*math.Cos(w.at.Heading), w.at.Y + d*math.Sin(w.at.Heading)}
 }
 
 // Covered returns the part of the lawn that is cut, 0 to 1.
