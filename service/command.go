@@ -21,12 +21,12 @@ type handler func(ctx context.Context, parameters json.RawMessage) (result any, 
 // Call sends a command to a service id or type and decodes its result into result, a pointer (nil ignores it). Without a
 // deadline in ctx it waits 30 s. Its errors are *[client.CommandError]; a service known to be offline is not asked at all.
 func (s *Service) Call(ctx context.Context, target, command string, parameters, result any) error {
-	if i, ok := s.registry.get(target); ok && i.State == Offline && !s.registry.served(target) {
+	if lastSeen, offline := s.registry.offline(target); offline {
 		text := target + " is offline"
-		if !i.LastSeen.IsZero() {
-			text += ", last seen " + readable(time.Since(i.LastSeen)) + " ago"
+		if !lastSeen.IsZero() {
+			text += ", last seen " + readable(time.Since(lastSeen)) + " ago"
 		}
-		return &client.CommandError{Service: target, Command: command, Code: "offline", Message: text}
+		return &client.CommandError{Service: target, Command: command, Code: client.CodeOffline, Message: text}
 	}
 	return s.client.Call(ctx, target, command, parameters, result)
 }
@@ -47,7 +47,7 @@ func Handle[P, R any](s *Service, command string, h func(ctx context.Context, p 
 	s.handle(command, func(ctx context.Context, raw json.RawMessage) (any, error) {
 		p, err := decodeParameters[P](raw)
 		if err != nil {
-			return nil, &client.CommandError{Service: s.o.ID, Command: command, Code: "bad_parameters", Message: err.Error()}
+			return nil, &client.CommandError{Service: s.o.ID, Command: command, Code: client.CodeBadParameters, Message: err.Error()}
 		}
 		return h(ctx, p)
 	})
@@ -127,7 +127,7 @@ func kindName(t reflect.Type) string {
 	return "a " + t.String()
 }
 
-// dispatch runs the handler of a command.
+// dispatch runs the handler of a command. What came before Options.Setup had returned waits for it.
 func (s *Service) dispatch(ctx context.Context, r *client.Request) (result any, err error) {
 	fail := func(code, text string) error {
 		return &client.CommandError{Service: s.o.ID, Command: r.Command, Code: code, Message: text}
@@ -135,17 +135,22 @@ func (s *Service) dispatch(ctx context.Context, r *client.Request) (result any, 
 	defer func() {
 		if p := recover(); p != nil {
 			s.log.Error("command handler panicked", "command", r.Command, "panic", p)
-			result, err = nil, fail("failed", fmt.Sprintf("its handler panicked: %v", p))
+			result, err = nil, fail(client.CodeFailed, fmt.Sprintf("its handler panicked: %v", p))
 		}
 	}()
 	if h := s.builtin(r.Command); h != nil {
 		return h(), nil
 	}
+	select {
+	case <-s.ready:
+	case <-ctx.Done():
+		return nil, fail(client.CodeFailed, "the service is still being set up")
+	}
 	s.mu.Lock()
 	h := s.handlers[r.Command]
 	s.mu.Unlock()
 	if h == nil {
-		return nil, fail("unknown_command", fmt.Sprintf("unknown command %q, known are: %s", r.Command, strings.Join(s.commands(), ", ")))
+		return nil, fail(client.CodeUnknownCommand, fmt.Sprintf("unknown command %q, known are: %s", r.Command, strings.Join(s.commands(), ", ")))
 	}
 	return h(ctx, r.Parameters)
 }

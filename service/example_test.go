@@ -18,20 +18,23 @@ func Example() {
 	defer cancel()
 	b, err := broker.Start(ctx, broker.Options{})
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 	defer b.Stop(ctx)
 
 	hardware, err := service.Start(ctx, service.Options{ID: "hardware", Client: client.Options{Dial: b.Dial}})
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 	defer hardware.Stop(ctx)
 	navigation, err := service.Start(ctx, service.Options{
 		ID: "navigation", Dependencies: []string{"hardware"}, Client: client.Options{Dial: b.Dial},
 	})
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 	defer navigation.Stop(ctx)
 	for s := range navigation.Services("") {
@@ -98,10 +101,12 @@ func ExampleService_OnEvent() {
 
 	heard := make(chan service.Event)
 	if _, err := navigation.OnEvent(ctx, "blade_stopped", func(_ context.Context, e service.Event) { heard <- e }); err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 	if err := hardware.EmitEvent(ctx, "blade_stopped", map[string]int{"rpm": 0}); err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 	e := <-heard
 	fmt.Println(e.EventType, string(e.EventData), "from", e.Sender)
@@ -114,11 +119,13 @@ func ExampleService_EmitAlert() {
 	defer stop()
 
 	if err := hardware.EmitAlert(ctx, message.Alert{AlertType: "tilt", Severity: "critical", Message: "35 degrees"}); err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 	heard := make(chan service.Alert)
 	if _, err := navigation.OnAlert(ctx, func(_ context.Context, a service.Alert) { heard <- a }); err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 	a := <-heard // it was raised before, and stands until it is cleared
 	fmt.Println(a.AlertType, a.Severity, a.Message)
@@ -139,7 +146,8 @@ func ExampleService_OnService() {
 		}
 	})()
 	if err := hardware.Stop(ctx); err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 	<-done
 	// Output:

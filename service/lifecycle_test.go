@@ -162,6 +162,26 @@ func TestSetup(t *testing.T) {
 		t.Error(err)
 	}
 
+	// A command that comes too early waits, a ping does not.
+	setUp := make(chan struct{})
+	go func() {
+		awaitState(t, caller, "slow", service.Starting)
+		go func() { answers <- caller.Call(context.Background(), "slow", "hello", nil, nil) }()
+		eventually(t, "the early command is sent", func() bool { return caller.Client().Stats().PendingCalls == 1 })
+		if err := caller.Call(context.Background(), "slow", "ping", nil, nil); err != nil {
+			t.Error(err)
+		}
+		close(setUp)
+	}()
+	start(t, b, service.Options{ID: "slow", Setup: func(_ context.Context, s *service.Service) error {
+		<-setUp
+		service.Handle(s, "hello", func(context.Context, struct{}) (any, error) { return nil, nil })
+		return nil
+	}})
+	if err := <-answers; err != nil {
+		t.Error(err)
+	}
+
 	broken := errors.New("no camera")
 	_, err := tryStart(t, b, service.Options{ID: "vision", Setup: func(context.Context, *service.Service) error { return broken }})
 	if !errors.Is(err, broken) || !strings.Contains(err.Error(), "start service vision: setup: no camera") {

@@ -294,16 +294,21 @@ func (r *registry) all(serviceType string) []Info {
 	return infos
 }
 
-// served reports whether a service of that type is there.
-func (r *registry) served(serviceType string) bool {
+// offline reports whether target is the id of a service that is offline, and not the type of one that is there; and when it
+// was last seen.
+func (r *registry) offline(target string) (lastSeen time.Time, offline bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, e := range r.services {
-		if e.info.Type == serviceType && e.info.State != Offline {
-			return true
+	e := r.services[target]
+	if e == nil || e.info.State != Offline {
+		return time.Time{}, false
+	}
+	for _, other := range r.services {
+		if other.info.Type == target && other.info.State != Offline {
+			return time.Time{}, false
 		}
 	}
-	return false
+	return e.info.LastSeen, true
 }
 
 // states returns the state of each of ids ("" when unknown), when it was last seen, and a channel that is closed at the next

@@ -312,9 +312,27 @@ func TestSnapshotsAreCopies(t *testing.T) {
 	if x := r.all("x"); len(x) != 1 || x[0].ID != "b" {
 		t.Errorf("of type x: %+v", x)
 	}
-	if !r.served("x") || r.served("z") {
-		t.Error("served is wrong")
+}
+
+func TestOffline(t *testing.T) {
+	r := newRegistry("m", time.Minute, slog.New(slog.DiscardHandler))
+	seen := time.Now()
+	r.apply("a", report{state: Healthy}, seen)
+	r.apply("x", report{state: Healthy}, seen)
+	expect := func(target string, want bool) {
+		t.Helper()
+		if at, offline := r.offline(target); offline != want || offline && !at.Equal(seen) {
+			t.Errorf("%s offline: %v, last seen %v", target, offline, at)
+		}
 	}
+	expect("a", false)
+	expect("nobody", false)
+	r.apply("a", report{state: Offline}, seen.Add(time.Second))
+	expect("a", true)
+	r.apply("x", report{state: Healthy, serviceType: "a"}, seen)
+	expect("a", false) // x may be meant
+	r.apply("x", report{state: Offline}, seen)
+	expect("a", true)
 }
 
 func TestCycle(t *testing.T) {

@@ -79,8 +79,8 @@ type Options struct {
 	Health func(ctx context.Context) (State, string)
 
 	// Setup, when not nil, runs once in Start as soon as the service is connected and announced as starting, before the
-	// dependencies are awaited. Handlers registered here are in place before anyone can see the service healthy. An
-	// error ends Start with that error.
+	// dependencies are awaited. Handlers registered here are in place before anyone can see the service healthy; commands
+	// that come earlier, such as those sent while the service was restarted, wait for it. An error ends Start.
 	Setup func(ctx context.Context, s *Service) error
 
 	DiskPath string       // whose file system disk_usage tells about; "" is the working directory
@@ -143,6 +143,7 @@ type Service struct {
 	ctx     context.Context // ends when the goroutines of the service shall
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup // every goroutine of the service
+	ready   chan struct{}  // closed when Options.Setup has returned
 	done    chan struct{}  // closed when asked to stop
 	stopped chan struct{}  // closed when Stop has finished
 
@@ -202,7 +203,7 @@ func Start(ctx context.Context, o Options) (*Service, error) {
 	}
 	s := &Service{
 		o: o, log: o.Logger, started: time.Now(), usage: newUsage(o.DiskPath),
-		mail: newMail(), done: make(chan struct{}), stopped: make(chan struct{}), synced: make(chan struct{}),
+		mail: newMail(), ready: make(chan struct{}), done: make(chan struct{}), stopped: make(chan struct{}), synced: make(chan struct{}),
 		nudge: make(chan struct{}, 1), foreign: make(chan struct{}, 1), first: make(chan chan struct{}),
 		own: verdict{state: Healthy}, health: verdict{state: Healthy}, state: Starting,
 		handlers: make(map[string]handler),
@@ -256,6 +257,7 @@ func (s *Service) begin(ctx context.Context) error {
 			return fmt.Errorf("setup: %w", err)
 		}
 	}
+	close(s.ready)
 	if err := s.awaitDependencies(ctx); err != nil {
 		return err
 	}
