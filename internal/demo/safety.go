@@ -167,21 +167,21 @@ func (s *safety) tilting(d *client.Delivery) {
 	}
 }
 
-// service takes note of the services that come and go.
-func (s *safety) service(i service.Info, _ service.State) {
+// service takes note of the services that come and go. It may not have been told that one became healthy, when that was
+// before it listened; but then the old state says so.
+func (s *safety) service(i service.Info, old service.State) {
 	if !slices.Contains(watched(), i.ID) {
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch i.State {
-	case service.Healthy, service.Degraded:
-		s.healthy[i.ID] = true
+	works := func(state service.State) bool { return state == service.Healthy || state == service.Degraded }
+	s.healthy[i.ID] = s.healthy[i.ID] || works(i.State) || works(old)
+	switch {
+	case works(i.State):
 		delete(s.lost, i.ID)
-	default:
-		if s.healthy[i.ID] {
-			s.lost[i.ID] = i.State
-		}
+	case s.healthy[i.ID]:
+		s.lost[i.ID] = i.State
 	}
 	s.wakeLocked()
 }
@@ -199,7 +199,7 @@ func (s *safety) hazardsLocked(now time.Time) []hazard {
 	}
 	for _, id := range watched() {
 		if state, ok := s.lost[id]; ok {
-			hazards = append(hazards, hazard{"service_" + id, "error", fmt.Sprintf("The service %s is %s", id, state),
+			hazards = append(hazards, hazard{"service_" + id, "error", fmt.Sprintf("The service %s is %s", id, orGone(state)),
 				"service_lost", map[string]any{"service_id": id, "state": state}})
 		}
 	}
@@ -212,6 +212,13 @@ func (s *safety) hazardsLocked(now time.Time) []hazard {
 			"vision_silent", map[string]any{"seconds": round(now.Sub(s.frameAt).Seconds(), 1)}})
 	}
 	return hazards
+}
+
+func orGone(s service.State) string {
+	if s == "" {
+		return "gone" // its status was removed
+	}
+	return string(s)
 }
 
 func (s *safety) begin(n *node) {

@@ -44,6 +44,9 @@ func TestHazards(t *testing.T) {
 	state := func(id string, state service.State) act {
 		return func(s *safety) { s.service(service.Info{ID: id, State: state}, "") }
 	}
+	turned := func(id string, old, state service.State) act {
+		return func(s *safety) { s.service(service.Info{ID: id, State: state}, old) }
+	}
 	for _, test := range []struct {
 		name string
 		do   []act
@@ -68,6 +71,8 @@ func TestHazards(t *testing.T) {
 		{"tilt over", []act{lean(26), lean(19)}, ""},
 		{"service not there yet", []act{state("navigation", service.Starting), state("vision", service.Offline)}, ""},
 		{"service lost", []act{state("navigation", service.Healthy), state("navigation", service.Offline)}, "service_navigation "},
+		{"service lost that was healthy before", []act{turned("vision", service.Healthy, service.ShuttingDown)}, "service_vision "},
+		{"service removed", []act{turned("vision", service.Healthy, "")}, "service_vision "},
 		{"service fails", []act{state("vision", service.Degraded), state("vision", service.Failing)}, "service_vision "},
 		{"service degraded", []act{state("vision", service.Healthy), state("vision", service.Degraded)}, ""},
 		{"service back", []act{state("vision", service.Healthy), state("vision", service.Offline), state("vision", service.Starting)}, "service_vision "},
