@@ -35,7 +35,7 @@ func (c *conn) subscribe(e *packet.Subscription, id uint32) (sub *subscription, 
 		return nil, false, packet.TopicFilterInvalid
 	}
 	b, s := c.broker, c.session
-	if b.tree.countOf(s) >= b.limits.subscriptions {
+	if b.tree.full(s, filter, b.limits.subscriptions) {
 		return nil, false, packet.QuotaExceeded
 	}
 	groupName, inner, _ := topic.SplitShared(filter)

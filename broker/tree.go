@@ -109,11 +109,11 @@ func (t *tree) removeAll(s *session) {
 	t.generation.Add(1)
 }
 
-// countOf returns how many subscriptions s has.
-func (t *tree) countOf(s *session) int {
+// full reports whether s has limit subscriptions, and none to filter.
+func (t *tree) full(s *session, filter string, limit int) bool {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	return len(s.subs)
+	return len(s.subs) >= limit && s.subs[filter] == nil
 }
 
 // reach returns the node of filter, making it when missing. Caller holds mu.
