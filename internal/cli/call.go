@@ -1,0 +1,84 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+func (t *tool) callVerb() *cobra.Command {
+	var d dialler
+	var timed bool
+	c := &cobra.Command{
+		Use:   "call SERVICE COMMAND [PARAMETERS]",
+		Short: "Send a command to a service and print its result",
+		Long: `call sends COMMAND with PARAMETERS, a JSON object, to a service (its id or its type) and prints the result as JSON.
+Every service answers ping, status and shutdown. Code 4 is a command that was refused or failed, or a service that nobody
+is; code 5 is no answer in time, with which the command may or may not have run.`,
+		Example: `  lawnberry call navigation start_mowing
+  lawnberry call hardware_interface read_sensor '{"sensor_id": "gps"}'
+  lawnberry call safety ping --time`,
+		Args: arguments(2, 3, "SERVICE", "COMMAND"),
+		RunE: func(c *cobra.Command, args []string) error {
+			return t.call(c.Context(), &d, args, timed)
+		},
+	}
+	d.flags(c, 0, "wait this long for the answer (default the configuration's client.message_timeout, 30s)")
+	c.Flags().BoolVar(&timed, "time", false, "also print the round trip, on standard error")
+	return c
+}
+
+func (t *tool) call(ctx context.Context, d *dialler, args []string, timed bool) error {
+	target, command := args[0], args[1]
+	if err := checkLevel("service", target); err != nil {
+		return err
+	}
+	parameters := json.RawMessage("{}")
+	if len(args) == 3 {
+		var object map[string]json.RawMessage
+		if err := json.Unmarshal([]byte(args[2]), &object); err != nil || object == nil {
+			return usagef("parameters %q: want a JSON object such as '{\"sensor_id\": \"gps\"}'", args[2])
+		}
+		parameters = json.RawMessage(args[2])
+	}
+	o, cfg, err := d.options(t)
+	if err != nil {
+		return err
+	}
+	if d.timeout == 0 {
+		d.timeout = cfg.Client.MessageTimeout
+	}
+	c, err := d.connect(ctx, o)
+	if err != nil {
+		return err
+	}
+	limited, cancel := context.WithTimeout(ctx, d.timeout)
+	defer cancel()
+	var result json.RawMessage
+	began := time.Now()
+	err = c.Call(limited, target, command, parameters, &result)
+	took := time.Since(began)
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	_ = disconnect(c) // the answer is here, or the error is
+	if err != nil {
+		return err
+	}
+	if timed {
+		fmt.Fprintf(t.stderr, "round trip %s\n", milliseconds(took))
+	}
+	var pretty bytes.Buffer
+	if len(result) == 0 {
+		result = json.RawMessage("null")
+	}
+	if err := json.Indent(&pretty, result, "", "  "); err != nil {
+		return fmt.Errorf("result of %s %s: %w", target, command, err)
+	}
+	_, err = fmt.Fprintf(t.stdout, "%s\n", pretty.Bytes())
+	return err
+}

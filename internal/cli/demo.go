@@ -1,0 +1,304 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/lawnberry/lawnberry/config"
+	"github.com/lawnberry/lawnberry/internal/app"
+	"github.com/lawnberry/lawnberry/internal/demo"
+)
+
+const (
+	frameEvery = 250 * time.Millisecond // of the live view
+	lineEvery  = 2 * time.Second        // where there is no terminal
+)
+
+// A showing is the flags of demo.
+type showing struct {
+	dialler
+	span  time.Duration
+	seed  uint64
+	speed float64
+}
+
+func (t *tool) demoVerb() *cobra.Command {
+	s := &showing{}
+	c := &cobra.Command{
+		Use:   "demo",
+		Short: "Run a simulated mower: a broker and seven services that mow a lawn",
+		Long: `demo runs a broker and the seven services of a mower that mows a lawn of 20 m by 15 m, and shows what they say to each
+other: as a live view on a terminal, else as a line every two seconds. The services connect over TCP, each by itself, as
+they would in processes of their own.
+
+The broker listens as the configuration says; when the port is taken, on a free one. With --broker the services use a
+broker that runs already. Nothing is kept, unless a data directory is named.
+
+It ends when interrupted, or after --for, with a summary (with --json that is all it prints), and with code 1 when a service was
+not healthy, a message was lost or a command failed.`,
+		Example: `  lawnberry demo
+  lawnberry demo --for 10s --json
+  lawnberry call navigation dock                 in another terminal`,
+		Args: arguments(0, 0),
+		RunE: func(c *cobra.Command, _ []string) error { return s.run(c.Context(), t) },
+	}
+	s.brokerFlag(c)
+	f := c.Flags()
+	f.DurationVar(&s.span, "for", 0, "end after this long (default when interrupted)")
+	f.Uint64Var(&s.seed, "seed", 0, "repeat the randomness of a run with the same `NUMBER` (default another each time)")
+	f.Float64Var(&s.speed, "speed", 1, "let the mower's time run this many `TIMES` as fast")
+	return c
+}
+
+func (s *showing) run(ctx context.Context, t *tool) error {
+	if s.span < 0 || !(s.speed > 0 && s.speed <= 1000) {
+		return usagef("want no negative --for, and a --speed over 0, at most 1000")
+	}
+	loaded, err := t.load()
+	if err != nil {
+		return err
+	}
+	url := s.broker // only the flag: a demo is not started on the mower's broker by a forgotten variable
+	if url != "" {
+		if err := checkURL(url); err != nil {
+			return err
+		}
+	}
+	live := !t.json && isTerminal(t.stdout) && t.getenv("TERM") != "dumb"
+	tail := &logTail{}
+	var logTo io.Writer
+	level := loaded.Config.LogLevel()
+	if live && isTerminal(t.stderr) { // the log would write over the view
+		logTo, level = tail, max(level, slog.LevelWarn)
+	}
+	log, err := t.logger(logTo, level)
+	if err != nil {
+		return err
+	}
+	logProblems(log, loaded)
+	a, err := s.start(ctx, t, loaded.Config, log, url)
+	if err != nil {
+		tail.dump(t.stderr)
+		return because(ctx, err)
+	}
+	if !t.json && !live {
+		fmt.Fprintln(t.stdout, introduction(a))
+	}
+	err = s.watch(ctx, t, a, live, tail)
+	tail.dump(t.stderr)
+	if failed := stop(a.Stop, stopTimeout); err == nil {
+		err = failed
+	}
+	summary := a.Demo().Summary()
+	if failed := t.summarise(summary); err == nil {
+		err = failed
+	}
+	if err == nil && !summary.OK() {
+		err = errors.New("demo: " + complaint(summary))
+	}
+	return err
+}
+
+// start starts the demo, in a data directory of its own unless one was named that is free.
+func (s *showing) start(ctx context.Context, t *tool, cfg *config.Config, log *slog.Logger, url string) (*app.App, error) {
+	o := app.Options{
+		Config: cfg, Logger: log, AnyPort: true, Broker: url,
+		Demo: &demo.Options{Seed: s.seed, Speed: s.speed},
+	}
+	if t.dataDir != "" || t.getenv("LAWNBERRY_DATA_DIR") != "" {
+		dir, err := t.dataDirectory()
+		if err != nil {
+			return nil, err
+		}
+		o.DataDir = dir
+	}
+	a, err := app.Start(ctx, o)
+	if busy := (*app.BusyError)(nil); errors.As(err, &busy) {
+		log.Warn("data directory is in use, taking one of its own", "directory", busy.Dir, "holder", busy.Holder)
+		o.DataDir = ""
+		a, err = app.Start(ctx, o)
+	}
+	return a, err
+}
+
+// introduction says where a demo can be reached.
+func introduction(a *app.App) string {
+	return fmt.Sprintf("a mower on %s, as in: lawnberry sub '#' --broker %s", a.URL(), a.URL())
+}
+
+// watch shows the demo until it is over.
+func (s *showing) watch(ctx context.Context, t *tool, a *app.App, live bool, tail *logTail) error {
+	var over <-chan time.Time
+	if s.span > 0 {
+		timer := time.NewTimer(s.span)
+		defer timer.Stop()
+		over = timer.C
+	}
+	every := lineEvery
+	show := func() { fmt.Fprintln(t.stdout, statusLine(a.Demo().Snapshot())) }
+	switch {
+	case t.json:
+		show = func() {}
+	case live:
+		every = frameEvery
+		screen := newScreen(t, a.URL(), tail)
+		defer screen.close()
+		show = func() { screen.show(a.Demo().Snapshot()) }
+		show()
+	}
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			show()
+		case <-over:
+			return nil
+		case <-a.Done():
+			return errors.New("the broker ended by itself")
+		case <-ctx.Done():
+			if cause := context.Cause(ctx); !errors.Is(cause, errInterrupted) {
+				return cause
+			}
+			return nil
+		}
+	}
+}
+
+// summarise prints the account of a demo.
+func (t *tool) summarise(s demo.Summary) error {
+	if t.json {
+		return writeJSON(t.stdout, s)
+	}
+	healthy := 0
+	for _, v := range s.Services {
+		if v.State == "healthy" {
+			healthy++
+		}
+	}
+	quantiles := func(l demo.LatencyMS) string {
+		return fmt.Sprintf("p50 %.2f ms, p99 %.2f ms, max %.2f ms", l.P50, l.P99, l.Max)
+	}
+	colour := t.colour(t.stdout)
+	rows := table{}
+	row := func(name, value string, good bool) {
+		st := plain
+		if !good {
+			st = red
+		}
+		rows.add(cell{name, bold}, cell{value, st})
+	}
+	row("services", fmt.Sprintf("%d of %d healthy", healthy, len(s.Services)), healthy == len(s.Services))
+	row("messages", fmt.Sprintf("%d published, %d delivered, %d lost, %.1f a second", s.Published, s.Delivered, s.Lost, s.RatePerSecond), s.Lost == 0)
+	row("one way", quantiles(s.Latency), true)
+	row("round trip", quantiles(s.RoundTrip), true)
+	row("commands", fmt.Sprintf("%d done, %d failed", s.Commands.OK, s.Commands.Failed), s.Commands.Failed == 0)
+	rows.write(t.stdout, colour)
+	return nil
+}
+
+// complaint says why a summary is not fine.
+func complaint(s demo.Summary) string {
+	var why []string
+	for _, v := range s.Services {
+		if v.State != "healthy" {
+			why = append(why, v.ID+" was "+v.State)
+		}
+	}
+	if s.Lost > 0 {
+		why = append(why, plural(int(s.Lost), "message")+" lost")
+	}
+	if s.Commands.Failed > 0 {
+		why = append(why, plural(int(s.Commands.Failed), "command")+" failed")
+	}
+	if len(why) == 0 {
+		return "not all services ran"
+	}
+	return strings.Join(why, ", ")
+}
+
+// A logTail keeps the last lines of a log that has nowhere to go while the view has the terminal.
+type logTail struct {
+	mu    sync.Mutex // guards lines
+	lines []string
+}
+
+// tailLines bounds what is kept.
+const tailLines = 50
+
+// Write takes one line, as a log handler writes it.
+func (l *logTail) Write(line []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.lines) == tailLines {
+		l.lines = l.lines[1:]
+	}
+	l.lines = append(l.lines, strings.TrimRight(string(line), "\n"))
+	return len(line), nil
+}
+
+// last returns the newest lines, at most n.
+func (l *logTail) last(n int) []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return append([]string(nil), l.lines[max(0, len(l.lines)-n):]...)
+}
+
+// dump writes everything kept.
+func (l *logTail) dump(w io.Writer) {
+	for _, line := range l.last(tailLines) {
+		fmt.Fprintln(w, line)
+	}
+}
+
+// A screen is the terminal while the live view has it.
+type screen struct {
+	t    *tool
+	view *view
+	tail *logTail
+}
+
+const (
+	enterScreen = "\x1b[?1049h\x1b[?25l\x1b[2J" // another screen, without a cursor
+	leaveScreen = "\x1b[?25h\x1b[?1049l"
+	homeCursor  = "\x1b[H"
+	clearLine   = "\x1b[K"
+	clearBelow  = "\x1b[J"
+)
+
+func newScreen(t *tool, url string, tail *logTail) *screen {
+	fmt.Fprint(t.stdout, enterScreen)
+	return &screen{t: t, view: newView(url, t.colour(t.stdout)), tail: tail}
+}
+
+func (s *screen) close() { fmt.Fprint(s.t.stdout, leaveScreen) }
+
+// show draws one frame in one write, so that nobody sees half of one.
+func (s *screen) show(v demo.View) {
+	width, height := 80, 24
+	if f, ok := s.t.stdout.(*os.File); ok {
+		if w, h, err := term.GetSize(int(f.Fd())); err == nil && w > 0 && h > 0 {
+			width, height = w, h
+		}
+	}
+	var frame strings.Builder
+	frame.WriteString(homeCursor)
+	for i, line := range s.view.frame(v, s.tail.last(2), width, height) {
+		if i > 0 {
+			frame.WriteString("\r\n")
+		}
+		frame.WriteString(line + clearLine)
+	}
+	frame.WriteString(clearBelow)
+	fmt.Fprint(s.t.stdout, frame.String())
+}

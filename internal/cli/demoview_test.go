@@ -1,0 +1,141 @@
+package cli
+
+import (
+	"bytes"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lawnberry/lawnberry/internal/demo"
+)
+
+func sampleView() demo.View {
+	v := demo.View{
+		Uptime: 83 * time.Second, Published: 4321, Delivered: 4320, Lost: 1, RatePerSecond: 51.25,
+		P50: 300 * time.Microsecond, P99: 2 * time.Millisecond, Max: 9 * time.Millisecond,
+		RoundTrip:  demo.Latency{Count: 3, P50: time.Millisecond, P99: 3 * time.Millisecond},
+		CommandsOK: 12, Position: demo.Position{X: 10, Y: 7.5, Heading: 90, Speed: 0.5},
+		Activity: "mowing", Battery: 50, AreaDone: 0.25, LastAlert: "person\x1b[2J seen", LastAlertAt: time.Now(),
+	}
+	for _, id := range []string{"hardware_interface", "navigation", "power", "safety", "sensor_fusion", "vision", "weather"} {
+		v.Services = append(v.Services, demo.ServiceView{ID: id, Type: id, State: "healthy"})
+	}
+	return v
+}
+
+func TestFrameShowsEverything(t *testing.T) {
+	frame := newView("tcp://127.0.0.1:1883", false).frame(sampleView(), []string{"level=WARN msg=hello"}, 80, 30)
+	all := strings.Join(frame, "\n")
+	for _, want := range []string{
+		"tcp://127.0.0.1:1883", "1m23s", "hardware_interface  healthy", "weather", "x 10.00 m  y  7.50 m", "mowing, 25% of the lawn done",
+		"██████████░░░░░░░░░░  50.0%", "51.2/s  4321 published  4320 delivered  1 lost", "p50 0.30 ms  p99 2.00 ms  max 9.00 ms",
+		"12 done  0 failed", "person\\x1b[2J seen", "msg=hello", "→", "+----",
+	} {
+		if !strings.Contains(all, want) {
+			t.Errorf("%q is missing in\n%s", want, all)
+		}
+	}
+}
+
+func TestFrameFits(t *testing.T) {
+	v := sampleView()
+	for _, colour := range []bool{false, true} {
+		for _, size := range [][2]int{{80, 24}, {200, 60}, {79, 24}, {40, 12}, {20, 5}, {1, 1}} {
+			frame := newView("tcp://127.0.0.1:1883", colour).frame(v, []string{strings.Repeat("long ", 40)}, size[0], size[1])
+			if len(frame) > size[1] {
+				t.Errorf("%v: %d lines", size, len(frame))
+			}
+			for _, line := range frame {
+				if n := visible(line); n > size[0] {
+					t.Errorf("%v: %d columns: %q", size, n, line)
+				}
+				if colour && strings.Count(line, "\x1b[0m")*2 != strings.Count(line, "\x1b[") {
+					t.Errorf("%v: a colour does not end: %q", size, line)
+				}
+			}
+		}
+	}
+}
+
+func TestFrameOfNothingKnown(t *testing.T) {
+	frame := newView("", false).frame(demo.View{Battery: math.NaN()}, nil, 80, 24)
+	all := strings.Join(frame, "\n")
+	for _, want := range []string{"battery   unknown", "activity  unknown", "alert     none"} {
+		if !strings.Contains(all, want) {
+			t.Errorf("%q is missing in\n%s", want, all)
+		}
+	}
+	if strings.Contains(all, "·") {
+		t.Errorf("a trail without a position:\n%s", all)
+	}
+}
+
+func TestLawnMap(t *testing.T) {
+	v := newView("", false)
+	d := sampleView()
+	for _, step := range []demo.Position{{X: 1, Y: 1}, {X: 4, Y: 1}, {X: 4, Y: 14, Heading: 359}, {X: -3, Y: 40}} {
+		d.Position = step
+		v.frame(d, nil, 80, 40)
+	}
+	d.Position = demo.Position{X: 4, Y: 14, Heading: 359}
+	lawn := v.lawn(d, mapRows)
+	if len(lawn) != mapRows+2 {
+		t.Fatalf("%d lines", len(lawn))
+	}
+	if bottom := lawn[mapRows]; !strings.Contains(bottom, "·······") {
+		t.Errorf("the way along the south is not marked: %q", bottom)
+	}
+	if top := []rune(lawn[1]); slices.Index(top, '↑') != 1+8 {
+		t.Errorf("the mower is not in the north: %q", string(top))
+	}
+}
+
+func TestStatusLine(t *testing.T) {
+	d := sampleView()
+	d.Services[3].State = "degraded"
+	line := statusLine(d)
+	for _, want := range []string{"6/7 healthy", "mowing", "battery 50.0%", "51.2 msg/s", "lost 1", "p99 2.00 ms", `alert: person\x1b[2J seen`} {
+		if !strings.Contains(line, want) {
+			t.Errorf("%q is missing in %q", want, line)
+		}
+	}
+}
+
+func TestScreenDrawsInPlace(t *testing.T) {
+	var out bytes.Buffer
+	s := newScreen(&tool{stdout: &out}, "tcp://x", &logTail{})
+	s.show(sampleView())
+	s.close()
+	got := out.String()
+	if !strings.HasPrefix(got, enterScreen+homeCursor) || !strings.HasSuffix(got, clearBelow+leaveScreen) {
+		t.Errorf("got %q", got)
+	}
+	if strings.Count(got, clearLine) != strings.Count(got, "\r\n")+1 {
+		t.Error("a line is not cleared to its end")
+	}
+}
+
+func TestComplaint(t *testing.T) {
+	s := demo.Summary{Lost: 2, Commands: demo.CommandsRun{Failed: 1}, Services: []demo.ServiceView{{ID: "a", State: "healthy"}, {ID: "b", State: "offline"}}}
+	if got, want := complaint(s), "b was offline, 2 messages lost, 1 command failed"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestLogTailKeepsTheNewest(t *testing.T) {
+	var tail logTail
+	for i := range tailLines + 5 {
+		_, _ = tail.Write([]byte(strings.Repeat("x", i) + "\n"))
+	}
+	var out bytes.Buffer
+	tail.dump(&out)
+	lines := strings.Split(strings.TrimRight(out.String(), "\n"), "\n")
+	if len(lines) != tailLines || len(lines[0]) != 5 || len(lines[tailLines-1]) != tailLines+4 {
+		t.Errorf("%d lines, the first %d long", len(lines), len(lines[0]))
+	}
+	if got := tail.last(2); len(got) != 2 || len(got[1]) != tailLines+4 {
+		t.Errorf("got %q", got)
+	}
+}

@@ -1,0 +1,187 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"go.uber.org/goleak"
+
+	"github.com/lawnberry/lawnberry/client"
+	"github.com/lawnberry/lawnberry/service"
+)
+
+// leakChecked runs the tests and then looks for goroutines that they left behind.
+type leakChecked struct{ *testing.M }
+
+func (m leakChecked) Run() int {
+	code := m.M.Run()
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return code
+}
+
+func TestMain(m *testing.M) {
+	testscript.Main(leakChecked{m}, map[string]func(){
+		"lawnberry": func() {
+			os.Exit(Run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Environ()))
+		},
+		"testservice": testService,
+	})
+}
+
+// testService is a service with the id and the broker's URL of its arguments: echo returns its parameters, fail fails,
+// hang never answers.
+func testService() {
+	fail := func(err error) {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
+	ctx := context.Background()
+	s, err := service.Start(ctx, service.Options{
+		ID: os.Args[1], Type: "test", Version: "1.2.3", Client: client.Options{URL: os.Args[2]},
+		Endpoints: map[string]string{"data": "sensors/test/data"}, Metadata: map[string]any{"colour": "green"},
+	})
+	fail(err)
+	service.Handle(s, "echo", func(_ context.Context, p map[string]any) (map[string]any, error) { return p, nil })
+	service.Handle(s, "fail", func(context.Context, struct{}) (any, error) { return nil, errors.New("the blade is stuck") })
+	service.Handle(s, "hang", func(ctx context.Context, _ struct{}) (any, error) { <-ctx.Done(); <-s.Done(); return nil, ctx.Err() })
+	<-s.Done()
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	fail(s.Stop(ctx))
+}
+
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("GORACE", "atexit_sleep_ms=0") // else every program sleeps for a second at its end under -race
+			e.Setenv("LAWNBERRY_DATA_DIR", e.WorkDir+"/data")
+			e.Setenv("LAWNBERRY_BROKER_PORT", "0")
+			e.Setenv("SOCKET", "unix://"+e.WorkDir+"/data/lawnberry.sock")
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"exits":      cmdExits,
+			"signal":     cmdSignal,
+			"occupy":     cmdOccupy,
+			"waitsocket": cmdWaitSocket,
+			"waitline":   cmdWaitLine,
+			"eventually": cmdEventually,
+		},
+	})
+}
+
+// cmdExits runs a program that has to end with a code: exits CODE program arguments...
+func cmdExits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits CODE program arguments...")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	got := 0
+	var exit *exec.ExitError
+	switch err := ts.Exec(args[1], args[2:]...); {
+	case errors.As(err, &exit):
+		got = exit.ExitCode()
+	case err != nil:
+		ts.Fatalf("%v", err)
+	}
+	if got != want {
+		ts.Fatalf("exit code %d, want %d", got, want)
+	}
+}
+
+// cmdSignal sends a signal to everything in the background, which has 5 seconds to end before it is killed, and thereby
+// fails the wait that has to follow: signal TERM
+func cmdSignal(ts *testscript.TestScript, neg bool, args []string) {
+	signals := map[string]os.Signal{"TERM": syscall.SIGTERM, "INT": syscall.SIGINT}
+	if neg || len(args) != 1 || signals[args[0]] == nil {
+		ts.Fatalf("usage: signal TERM|INT")
+	}
+	for _, c := range ts.BackgroundCmds() {
+		ts.Check(c.Process.Signal(signals[args[0]]))
+		late := time.AfterFunc(5*time.Second, func() { _ = c.Process.Kill() })
+		ts.Defer(func() { late.Stop() })
+	}
+}
+
+// cmdOccupy listens on a free port, named in an environment variable: occupy NAME
+func cmdOccupy(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: occupy NAME")
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	ts.Defer(func() { _ = l.Close() })
+	ts.Setenv(args[0], strconv.Itoa(l.Addr().(*net.TCPAddr).Port))
+}
+
+// cmdWaitSocket waits until somebody listens on a Unix socket: waitsocket PATH
+func cmdWaitSocket(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: waitsocket PATH")
+	}
+	poll(ts, "no one listens on "+args[0], func() bool {
+		c, err := net.Dial("unix", ts.MkAbs(args[0]))
+		if err != nil {
+			return false
+		}
+		_ = c.Close()
+		return true
+	})
+}
+
+// cmdWaitLine waits until a file has a line that matches: waitline PATTERN FILE
+func cmdWaitLine(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: waitline PATTERN FILE")
+	}
+	pattern, err := regexp.Compile("(?m)" + args[0])
+	ts.Check(err)
+	poll(ts, fmt.Sprintf("no line %q in %s", args[0], args[1]), func() bool {
+		text, err := os.ReadFile(ts.MkAbs(args[1]))
+		return err == nil && pattern.Match(text)
+	})
+}
+
+// cmdEventually runs a program again and again until it succeeds and its output matches: eventually PATTERN program arguments...
+func cmdEventually(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: eventually PATTERN program arguments...")
+	}
+	pattern, err := regexp.Compile("(?m)" + args[0])
+	ts.Check(err)
+	poll(ts, fmt.Sprintf("never printed %q", args[0]), func() bool {
+		return ts.Exec(args[1], args[2:]...) == nil && pattern.MatchString(ts.ReadFile("stdout"))
+	})
+}
+
+// poll waits for a condition.
+func poll(ts *testscript.TestScript, complaint string, ok func() bool) {
+	deadline := time.Now().Add(20 * time.Second)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		if time.Now().After(deadline) {
+			ts.Fatalf("%s", complaint)
+		}
+		<-tick.C
+	}
+}
