@@ -91,7 +91,7 @@ func (d *dialler) options(t *tool) (client.Options, *config.Config, error) {
 		dir, _ := t.dataDirectory() // without one there is no socket to prefer
 		o.URL = loaded.Config.ClientURL(dir)
 	}
-	o.ID = randomID() // the configured one is for one program; several verbs run at once
+	o.ID = randomID()                                          // the configured one is for one program; several verbs run at once
 	o.CleanStart, o.SessionExpiry, o.FailFast = true, -1, true // nothing of a verb outlives it
 	if o.Logger, err = t.logger(nil, slog.LevelWarn); err != nil {
 		return fail(err)

@@ -14,7 +14,6 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
-	"github.com/lawnberry/lawnberry/config"
 	"github.com/lawnberry/lawnberry/internal/app"
 	"github.com/lawnberry/lawnberry/internal/demo"
 )
@@ -85,11 +84,21 @@ func (s *showing) run(ctx context.Context, t *tool) error {
 	if err != nil {
 		return err
 	}
+	parts, err := t.logger(logTo, max(level, slog.LevelWarn)) // eight programs say too much of what goes well
+	if err != nil {
+		return err
+	}
 	logProblems(log, loaded)
-	a, err := s.start(ctx, t, loaded.Config, log, url)
+	a, err := t.startDemo(ctx, app.Options{
+		Config: loaded.Config, Logger: log, BrokerLogger: parts, AnyPort: true, Broker: url,
+		Demo: &demo.Options{Seed: s.seed, Speed: s.speed, Logger: parts},
+	})
 	if err != nil {
 		tail.dump(t.stderr)
 		return because(ctx, err)
+	}
+	for e := range a.Endpoints() {
+		log.Info("listening", "network", e.Network, "address", e.Address, "url", e.URL)
 	}
 	if !t.json && !live {
 		fmt.Fprintln(t.stdout, introduction(a))
@@ -109,12 +118,8 @@ func (s *showing) run(ctx context.Context, t *tool) error {
 	return err
 }
 
-// start starts the demo, in a data directory of its own unless one was named that is free.
-func (s *showing) start(ctx context.Context, t *tool, cfg *config.Config, log *slog.Logger, url string) (*app.App, error) {
-	o := app.Options{
-		Config: cfg, Logger: log, AnyPort: true, Broker: url,
-		Demo: &demo.Options{Seed: s.seed, Speed: s.speed},
-	}
+// startDemo starts a demo, in a data directory of its own unless one was named that is free.
+func (t *tool) startDemo(ctx context.Context, o app.Options) (*app.App, error) {
 	if t.dataDir != "" || t.getenv("LAWNBERRY_DATA_DIR") != "" {
 		dir, err := t.dataDirectory()
 		if err != nil {
@@ -124,7 +129,7 @@ func (s *showing) start(ctx context.Context, t *tool, cfg *config.Config, log *s
 	}
 	a, err := app.Start(ctx, o)
 	if busy := (*app.BusyError)(nil); errors.As(err, &busy) {
-		log.Warn("data directory is in use, taking one of its own", "directory", busy.Dir, "holder", busy.Holder)
+		o.Logger.Warn("data directory is in use, taking one of its own", "directory", busy.Dir, "holder", busy.Holder)
 		o.DataDir = ""
 		a, err = app.Start(ctx, o)
 	}
