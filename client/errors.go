@@ -116,7 +116,7 @@ type refusal struct {
 
 func (r *refusal) Error() string {
 	s := "refused by the broker: " + r.code.String()
-	if r.text != "" {
+	if r.text != "" && !strings.EqualFold(r.text, r.code.String()) {
 		s += " (" + printable(r.text) + ")"
 	}
 	return s
@@ -147,7 +147,7 @@ func (e *DisconnectError) Error() string {
 		s = "the broker broke the protocol: "
 	}
 	s += packet.Code(e.Code).String()
-	if e.Text != "" {
+	if e.Text != "" && !strings.EqualFold(e.Text, packet.Code(e.Code).String()) {
 		s += " (" + printable(e.Text) + ")"
 	}
 	if packet.Code(e.Code) == packet.SessionTakenOver {

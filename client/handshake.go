@@ -186,7 +186,7 @@ func (c *Client) sessionExpiry() uint32 {
 
 // will encodes the Will as of now: a Will is published at most once per connection, and has an age of its own.
 func (c *Client) will(w *Will, v packet.Version) (*packet.Will, error) {
-	full, err := c.opts.Topics.Resolve(w.Topic)
+	full, err := c.resolve(w.Topic)
 	if err != nil {
 		return nil, fmt.Errorf("will: %w", err)
 	}

@@ -89,7 +89,7 @@ func (l *link) close() {
 // fail ends l and notes why; the first reason stays.
 func (c *Client) fail(l *link, err error) {
 	c.mu.Lock()
-	if l.err == nil {
+	if l.err == nil && !l.farewell { // the end after a DISCONNECT of ours is no failure
 		l.err = err
 	}
 	c.mu.Unlock()

@@ -153,12 +153,9 @@ func (c *Client) prepare(name string, m message.Message, opts []PublishOption) (
 	for _, o := range opts {
 		o(&p.publishing)
 	}
-	full, err := c.opts.Topics.Resolve(name)
+	full, err := c.resolve(name)
 	if err != nil {
 		return nil, c.stats.reject(err)
-	}
-	if strings.ContainsAny(full, "+#") || strings.HasPrefix(full, "$share/") {
-		return nil, c.stats.reject(topic.CheckName(full))
 	}
 	p.topic = full
 	if err := c.classify(p, &m); err != nil {
@@ -174,6 +171,18 @@ func (c *Client) prepare(name string, m message.Message, opts []PublishOption) (
 	}
 	p.body = body
 	return p, c.properties(p, &m, compressed)
+}
+
+// resolve returns the full form of a topic name.
+func (c *Client) resolve(name string) (string, error) {
+	full, err := c.opts.Topics.Resolve(name)
+	if err == nil && strings.ContainsAny(full, "+#") {
+		err = topic.CheckName(full)
+	}
+	if err == nil && strings.HasPrefix(full, "$share/") {
+		err = &topic.Error{What: "topic name", Topic: full, Rule: "is a shared filter, to which nothing can be published"}
+	}
+	return full, err
 }
 
 // classify sets class, QoS and retain flag.
@@ -267,10 +276,7 @@ func (c *Client) properties(p *publication, m *message.Message, compressed bool)
 		out.ContentType = []byte(contentType)
 	}
 	if p.response != "" {
-		full, err := c.opts.Topics.Resolve(p.response)
-		if err == nil {
-			err = topic.CheckName(full)
-		}
+		full, err := c.resolve(p.response)
 		if err != nil {
 			return fmt.Errorf("response topic: %w", err)
 		}

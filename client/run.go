@@ -19,18 +19,18 @@ func (c *Client) run(ctx, first context.Context, result chan<- error) {
 	log := c.opts.Logger
 	var cause *ConnectError
 	for attempt, established := 0, false; ; attempt++ {
-		dialing := ctx
+		trying := ctx
 		if !established {
-			dialing = first
+			trying = first
 		}
-		l, present, err := c.dial(dialing, !established)
+		l, present, err := c.dial(trying, !established)
 		if err == nil {
 			up := time.Now()
-			err = c.serve(ctx, dialing, l, present, !established, func() {
+			err = c.serve(ctx, trying, l, present, !established, func() {
 				if established {
 					c.stats.reconnects.Add(1)
 				} else {
-					established = true
+					established, trying = true, ctx
 					result <- nil
 				}
 			})
@@ -57,7 +57,7 @@ func (c *Client) run(ctx, first context.Context, result chan<- error) {
 		}
 		delay := c.delay(attempt, err)
 		log.Debug("reconnecting", "broker", c.endpoint.name, "in", delay, "error", err)
-		if !pause(dialing, delay) {
+		if !pause(trying, delay) {
 			if !established {
 				result <- cause
 			}
