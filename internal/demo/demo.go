@@ -229,10 +229,18 @@ func (d *Demo) exercises() {
 // or as long as ctx allows if that is less. It is idempotent: a further call returns what the first returned, when that has
 // finished or its own ctx ends.
 func (d *Demo) Stop(ctx context.Context) error {
-	d.stop.Do(func() {
-		defer close(d.stopped)
+	first := false
+	d.stop.Do(func() { first = true })
+	if first {
 		d.stopErr = d.shutdown(ctx)
-	})
+		close(d.stopped)
+		return d.stopErr
+	}
+	select {
+	case <-d.stopped:
+		return d.stopErr
+	default:
+	}
 	select {
 	case <-d.stopped:
 		return d.stopErr

@@ -421,7 +421,7 @@ func TestStopWithoutABroker(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "the broker is gone") {
 		t.Errorf("Stop: %v", err)
 	}
-	if again := d.Stop(t.Context()); again != err {
+	if again := d.Stop(ctx); again != err { // although ctx is over
 		t.Errorf("a second Stop returned %v", again)
 	}
 	if !d.world.stands() {
