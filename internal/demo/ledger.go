@@ -141,7 +141,7 @@ func answered(err error) bool {
 		return false
 	}
 	switch failed.Code {
-	case "failed", "bad_parameters", "unknown_command":
+	case client.CodeFailed, client.CodeBadParameters, client.CodeUnknownCommand:
 		return true
 	}
 	return false
