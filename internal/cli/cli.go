@@ -29,16 +29,22 @@ func Run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 
 	ended := make(chan int, 1)
 	go func() { ended <- execute(ctx, args, stdin, stdout, stderr, environ) }()
-	for interrupts := 0; ; {
-		select {
-		case code := <-ended:
-			return code
-		case <-signals:
-			if interrupts++; interrupts == 2 {
-				return exitKilled
-			}
-			cancel(errInterrupted)
-		}
+	return supervise(ended, signals, func() { cancel(errInterrupted) })
+}
+
+// supervise returns the code of a verb once it has ended, or exitKilled at the second signal; the first interrupts it.
+func supervise(ended <-chan int, signals <-chan os.Signal, interrupt func()) int {
+	select {
+	case code := <-ended:
+		return code
+	case <-signals:
+		interrupt()
+	}
+	select {
+	case code := <-ended:
+		return code
+	case <-signals:
+		return exitKilled
 	}
 }
 
@@ -57,10 +63,14 @@ type tool struct {
 }
 
 func execute(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, environ []string) int {
-	t := &tool{stdin: stdin, stdout: stdout, stderr: stderr, environ: environ}
+	out := &output{Writer: stdout}
+	t := &tool{stdin: stdin, stdout: out, stderr: stderr, environ: environ}
 	root := t.root()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
+	if failed := out.failed(); err == nil && failed != nil {
+		err = fmt.Errorf("standard output: %w", failed)
+	}
 	code := exitCode(err)
 	if err != nil {
 		// A command line that does not parse may have left the flag unread.

@@ -50,10 +50,24 @@ func checkURL(text string) error {
 	if err == nil && slices.Contains(schemes, u.Scheme) && (u.Host != "" || u.Scheme == "unix" && u.Path != "") {
 		return nil
 	}
+	shown := withoutLogin(text)
 	if !strings.Contains(text, "://") {
-		return usagef("broker %q is no URL: want one such as tcp://%s", text, text)
+		return usagef("broker %q is no URL: want one such as tcp://%s", shown, shown)
 	}
-	return usagef("broker %q is no URL of a broker: want tcp://HOST:PORT, ssl://, ws://, wss:// or unix://PATH", text)
+	return usagef("broker %q is no URL of a broker: want tcp://HOST:PORT, ssl://, ws://, wss:// or unix://PATH", shown)
+}
+
+// withoutLogin hides what may be a password in a text that should have been a URL.
+func withoutLogin(text string) string {
+	at := strings.LastIndexByte(text, '@')
+	if at < 0 {
+		return text
+	}
+	scheme, _, found := strings.Cut(text[:at], "://")
+	if !found {
+		return "..." + text[at:]
+	}
+	return scheme + "://..." + text[at:]
 }
 
 // url returns the flag, else the environment's broker, else "".
@@ -95,6 +109,9 @@ func (d *dialler) options(t *tool) (client.Options, *config.Config, error) {
 	o.CleanStart, o.SessionExpiry, o.FailFast = true, -1, true // nothing of a verb outlives it
 	if o.Logger, err = t.logger(nil, slog.LevelWarn); err != nil {
 		return fail(err)
+	}
+	for _, p := range loaded.Problems {
+		o.Logger.Info("configuration", "problem", p.Error())
 	}
 	return o, loaded.Config, nil
 }

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -74,17 +74,13 @@ func (s *showing) run(ctx context.Context, t *tool) error {
 		}
 	}
 	live := !t.json && isTerminal(t.stdout) && t.getenv("TERM") != "dumb"
-	tail := &logTail{}
-	var logTo io.Writer
+	tail := &logTail{out: t.stderr}
 	level := loaded.Config.LogLevel()
-	if live && isTerminal(t.stderr) { // the log would write over the view
-		logTo, level = tail, max(level, slog.LevelWarn)
-	}
-	log, err := t.logger(logTo, level)
+	log, err := t.logger(tail, level)
 	if err != nil {
 		return err
 	}
-	parts, err := t.logger(logTo, max(level, slog.LevelWarn)) // eight programs say too much of what goes well
+	parts, err := t.logger(tail, max(level, slog.LevelWarn)) // eight programs say too much of what goes well
 	if err != nil {
 		return err
 	}
@@ -94,7 +90,6 @@ func (s *showing) run(ctx context.Context, t *tool) error {
 		Demo: &demo.Options{Seed: s.seed, Speed: s.speed, Logger: parts},
 	})
 	if err != nil {
-		tail.dump(t.stderr)
 		return because(ctx, err)
 	}
 	for e := range a.Endpoints() {
@@ -104,12 +99,12 @@ func (s *showing) run(ctx context.Context, t *tool) error {
 		fmt.Fprintln(t.stdout, introduction(a))
 	}
 	err = s.watch(ctx, t, a, live, tail)
-	tail.dump(t.stderr)
 	if failed := stop(a.Stop, stopTimeout); err == nil {
 		err = failed
 	}
 	summary := a.Demo().Summary()
-	if failed := t.summarise(summary); err == nil {
+	scheme, _, _ := strings.Cut(a.URL(), "://")
+	if failed := t.summarise(summary, scheme); err == nil {
 		err = failed
 	}
 	if err == nil && !summary.OK() {
@@ -180,8 +175,8 @@ func (s *showing) watch(ctx context.Context, t *tool, a *app.App, live bool, tai
 	}
 }
 
-// summarise prints the account of a demo.
-func (t *tool) summarise(s demo.Summary) error {
+// summarise prints the account of a demo whose services were connected as a URL's scheme says.
+func (t *tool) summarise(s demo.Summary, scheme string) error {
 	if t.json {
 		return writeJSON(t.stdout, s)
 	}
@@ -205,7 +200,7 @@ func (t *tool) summarise(s demo.Summary) error {
 	}
 	row("services", fmt.Sprintf("%d of %d healthy", healthy, len(s.Services)), healthy == len(s.Services))
 	row("messages", fmt.Sprintf("%d published, %d delivered, %d lost, %.1f a second", s.Published, s.Delivered, s.Lost, s.RatePerSecond), s.Lost == 0)
-	row("one way", quantiles(s.Latency), true)
+	row("one way", quantiles(s.Latency)+" over "+scheme, true)
 	row("round trip", quantiles(s.RoundTrip), true)
 	row("commands", fmt.Sprintf("%d done, %d failed", s.Commands.OK, s.Commands.Failed), s.Commands.Failed == 0)
 	rows.write(t.stdout, colour)
@@ -232,9 +227,12 @@ func complaint(s demo.Summary) string {
 	return strings.Join(why, ", ")
 }
 
-// A logTail keeps the last lines of a log that has nowhere to go while the view has the terminal.
+// A logTail hands a log on, except while the view has the terminal: then it keeps the last lines.
 type logTail struct {
-	mu    sync.Mutex // guards lines
+	out io.Writer
+
+	mu    sync.Mutex // guards what follows
+	held  bool
 	lines []string
 }
 
@@ -245,6 +243,9 @@ const tailLines = 50
 func (l *logTail) Write(line []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if !l.held {
+		return l.out.Write(line)
+	}
 	if len(l.lines) == tailLines {
 		l.lines = l.lines[1:]
 	}
@@ -252,18 +253,28 @@ func (l *logTail) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// last returns the newest lines, at most n.
+// hold keeps what follows back.
+func (l *logTail) hold() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.held = true
+}
+
+// release hands on what was kept, and what follows.
+func (l *logTail) release() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, line := range l.lines {
+		fmt.Fprintln(l.out, line)
+	}
+	l.held, l.lines = false, nil
+}
+
+// last returns the newest lines that are kept, at most n.
 func (l *logTail) last(n int) []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return append([]string(nil), l.lines[max(0, len(l.lines)-n):]...)
-}
-
-// dump writes everything kept.
-func (l *logTail) dump(w io.Writer) {
-	for _, line := range l.last(tailLines) {
-		fmt.Fprintln(w, line)
-	}
+	return slices.Clone(l.lines[max(0, len(l.lines)-n):])
 }
 
 // A screen is the terminal while the live view has it.
@@ -282,17 +293,23 @@ const (
 )
 
 func newScreen(t *tool, url string, tail *logTail) *screen {
+	if isTerminal(t.stderr) { // the log would write over the view
+		tail.hold()
+	}
 	fmt.Fprint(t.stdout, enterScreen)
 	return &screen{t: t, view: newView(url, t.colour(t.stdout)), tail: tail}
 }
 
-func (s *screen) close() { fmt.Fprint(s.t.stdout, leaveScreen) }
+func (s *screen) close() {
+	fmt.Fprint(s.t.stdout, leaveScreen)
+	s.tail.release()
+}
 
 // show draws one frame in one write, so that nobody sees half of one.
 func (s *screen) show(v demo.View) {
 	width, height := 80, 24
-	if f, ok := s.t.stdout.(*os.File); ok {
-		if w, h, err := term.GetSize(int(f.Fd())); err == nil && w > 0 && h > 0 {
+	if fd, ok := terminal(s.t.stdout); ok {
+		if w, h, err := term.GetSize(fd); err == nil && w > 0 && h > 0 {
 			width, height = w, h
 		}
 	}

@@ -55,7 +55,7 @@ func (v *view) frame(d demo.View, log []string, width, height int) []string {
 		v.follow(d.Position)
 	}
 	lines := []string{
-		v.fit(paint(v.colour, bold, "lawnberry demo")+"  "+shortDuration(d.Uptime)+"  "+v.url, width),
+		v.fit(paint(v.colour, bold, "lawnberry demo")+"  "+shortDuration(d.Uptime.Truncate(time.Second))+"  "+v.url, width),
 		"",
 	}
 	figures := v.figures(d, width)
@@ -103,7 +103,7 @@ func (v *view) figures(d demo.View, width int) []string {
 	}
 	alert, alertStyle := "none", dim
 	if d.LastAlert != "" {
-		alert, alertStyle = d.LastAlert+", "+shortDuration(time.Since(d.LastAlertAt))+" ago", yellow
+		alert, alertStyle = d.LastAlert+", "+shortDuration(time.Since(d.LastAlertAt).Truncate(time.Second))+" ago", yellow
 	}
 	lines := [][2]string{
 		{"position", fmt.Sprintf("x %5.2f m  y %5.2f m  heading %3.0f°  %4.2f m/s", d.Position.X, d.Position.Y, d.Position.Heading, d.Position.Speed)},
@@ -182,7 +182,7 @@ func statusLine(d demo.View) string {
 		battery = fmt.Sprintf("%.1f%%", d.Battery)
 	}
 	line := fmt.Sprintf("%-6s %d/%d healthy  %s  x %.2f y %.2f  battery %s  %.1f msg/s  delivered %d  lost %d  p99 %s",
-		shortDuration(d.Uptime), healthy, len(d.Services), orUnknown(d.Activity), d.Position.X, d.Position.Y, battery,
+		shortDuration(d.Uptime.Truncate(time.Second)), healthy, len(d.Services), orUnknown(d.Activity), d.Position.X, d.Position.Y, battery,
 		d.RatePerSecond, d.Delivered, d.Lost, milliseconds(d.P99))
 	if d.LastAlert != "" {
 		line += "  alert: " + printable(d.LastAlert)

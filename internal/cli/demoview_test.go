@@ -124,18 +124,34 @@ func TestComplaint(t *testing.T) {
 	}
 }
 
-func TestLogTailKeepsTheNewest(t *testing.T) {
-	var tail logTail
-	for i := range tailLines + 5 {
-		_, _ = tail.Write([]byte(strings.Repeat("x", i) + "\n"))
-	}
+func TestLogTail(t *testing.T) {
 	var out bytes.Buffer
-	tail.dump(&out)
+	tail := &logTail{out: &out}
+	write := func(line string) {
+		if _, err := tail.Write([]byte(line + "\n")); err != nil {
+			t.Error(err)
+		}
+	}
+	write("before")
+	if out.String() != "before\n" {
+		t.Errorf("got %q", out.String())
+	}
+	out.Reset()
+	tail.hold()
+	for i := range tailLines + 5 {
+		write(strings.Repeat("x", i))
+	}
+	if got := tail.last(2); out.Len() != 0 || len(got) != 2 || len(got[1]) != tailLines+4 {
+		t.Errorf("got %q, and %q went out", got, out.String())
+	}
+	tail.release()
 	lines := strings.Split(strings.TrimRight(out.String(), "\n"), "\n")
 	if len(lines) != tailLines || len(lines[0]) != 5 || len(lines[tailLines-1]) != tailLines+4 {
 		t.Errorf("%d lines, the first %d long", len(lines), len(lines[0]))
 	}
-	if got := tail.last(2); len(got) != 2 || len(got[1]) != tailLines+4 {
-		t.Errorf("got %q", got)
+	out.Reset()
+	write("after")
+	if out.String() != "after\n" || len(tail.last(2)) != 0 {
+		t.Errorf("got %q", out.String())
 	}
 }

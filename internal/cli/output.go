@@ -2,12 +2,14 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -50,10 +52,48 @@ func stateStyle(state string) style {
 	}
 }
 
+// An output is a stream that remembers its first failure, so that a verb need not look at every line that it prints.
+type output struct {
+	io.Writer
+
+	mu  sync.Mutex // guards err
+	err error
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	n, err := o.Writer.Write(p)
+	if err != nil {
+		o.mu.Lock()
+		o.err = cmp.Or(o.err, err)
+		o.mu.Unlock()
+	}
+	return n, err
+}
+
+// failed returns the first failure.
+func (o *output) failed() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.err
+}
+
+// terminal returns the terminal that a stream is.
+func terminal(stream any) (fd int, ok bool) {
+	if o, wrapped := stream.(*output); wrapped {
+		stream = o.Writer
+	}
+	f, ok := stream.(*os.File)
+	if !ok {
+		return 0, false
+	}
+	fd = int(f.Fd())
+	return fd, term.IsTerminal(fd)
+}
+
 // isTerminal reports whether a stream is a terminal.
 func isTerminal(stream any) bool {
-	f, ok := stream.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd()))
+	_, ok := terminal(stream)
+	return ok
 }
 
 // A cell is a piece of a table.
@@ -178,6 +218,8 @@ func compact(body []byte) string {
 func shortDuration(d time.Duration) string {
 	d = max(d, 0)
 	switch {
+	case d == 0:
+		return "0s"
 	case d < time.Second:
 		return d.Round(time.Millisecond).String()
 	case d < time.Minute:

@@ -135,3 +135,11 @@ func TestCheckURL(t *testing.T) {
 		}
 	}
 }
+
+func TestCheckURLHidesThePassword(t *testing.T) {
+	for _, url := range []string{"tcp://mower:secret@", "mower:secret@host", "http://mower:secret@host", "tcp://mower:se cret@host", "://mower:secret@host"} {
+		if err := checkURL(url); err == nil || strings.Contains(err.Error(), "cret") {
+			t.Errorf("checkURL(%q): %v", url, err)
+		}
+	}
+}

@@ -49,7 +49,7 @@ the broker retains on TOPIC. QoS and retain are those of the topic (see "lawnber
 		},
 		ValidArgsFunction: t.completeTopics(1),
 	}
-	p.flags(c, connectTimeout, "give up after this long")
+	p.flags(c, connectTimeout, "give up when the broker takes longer for a message")
 	f := c.Flags()
 	f.StringVarP(&p.kind, "type", "t", "", "wrap the payload in an envelope of this `TYPE`: "+strings.Join(typeNames(), ", "))
 	f.StringVar(&p.sender, "sender", "", "`ID` that the envelope names as its sender (default the client's id)")
@@ -90,7 +90,7 @@ func (p *publication) run(ctx context.Context, t *tool, args []string) error {
 	switch {
 	case p.lines:
 	case len(args) == 1 || args[1] == "-":
-		body, err := readBounded(t.stdin, o.Limits)
+		body, err := readBounded(ctx, t.stdin, o.Limits)
 		if err != nil {
 			return err
 		}
@@ -111,8 +111,6 @@ func (p *publication) run(ctx context.Context, t *tool, args []string) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := p.bound(ctx)
-	defer cancel()
 	for _, m := range messages {
 		if err = p.publish(ctx, t, c, args[0], m); err != nil {
 			break
@@ -192,8 +190,10 @@ func (p *publication) publish(ctx context.Context, t *tool, c *client.Client, na
 	if p.retainGiven {
 		s.Retained = p.retain
 	}
-	if err := c.Publish(ctx, name, m, client.WithQoS(s.QoS), client.WithRetain(s.Retained)); err != nil {
-		return because(ctx, err)
+	limited, cancel := p.bound(ctx)
+	defer cancel()
+	if err := c.Publish(limited, name, m, client.WithQoS(s.QoS), client.WithRetain(s.Retained)); err != nil {
+		return because(limited, err)
 	}
 	if t.json {
 		return writeJSONLine(t.stdout, s)
@@ -212,9 +212,13 @@ func (p *publication) publish(ctx context.Context, t *tool, c *client.Client, na
 func (p *publication) publishLines(ctx context.Context, t *tool, c *client.Client, name string, limits message.Limits) error {
 	lines := bufio.NewScanner(t.stdin)
 	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
+	for {
+		more := false
+		if err := await(ctx, func() error { more = lines.Scan(); return lines.Err() }); err != nil {
+			return fmt.Errorf("standard input: %w", err)
+		}
+		if !more {
+			return nil
 		}
 		m, err := p.message(bytes.Clone(lines.Bytes()), limits)
 		if err != nil {
@@ -224,7 +228,6 @@ func (p *publication) publishLines(ctx context.Context, t *tool, c *client.Clien
 			return err
 		}
 	}
-	return lines.Err()
 }
 
 // envelope wraps a payload, a JSON object, and completes it with the defaults of its type.
@@ -280,16 +283,32 @@ func construct[P any](body []byte, sender string, constructor func(string, P) (m
 }
 
 // readBounded reads a payload, at most a little more than a message may hold.
-func readBounded(r io.Reader, limits message.Limits) ([]byte, error) {
+func readBounded(ctx context.Context, r io.Reader, limits message.Limits) ([]byte, error) {
 	most := int64(limits.MaxPayload)
 	if most <= 0 {
 		most = 10_000
 	}
-	body, err := io.ReadAll(io.LimitReader(r, most+1))
+	var body []byte
+	err := await(ctx, func() (err error) {
+		body, err = io.ReadAll(io.LimitReader(r, most+1))
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("standard input: %w", err)
 	}
 	return body, nil
+}
+
+// await returns what f does, or why ctx ended before f did, which then goes on by itself: reading cannot be interrupted.
+func await(ctx context.Context, f func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- f() }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 func typeNames() []string {
