@@ -42,13 +42,16 @@ type Request struct {
 //
 // A request is acknowledged when h has been started: what a crash interrupts is not run again.
 //
+// A request that breaks a rule of the wire format is never handed to h either: it is counted, and answered with an error
+// that names the field and the rule, wherever an answer can go.
+//
 // A plain MQTT 5 client needs no envelope: a JSON object {"command": ..., "parameters": {...}} with a Response Topic is
 // a request. An envelope without correlation_id is run, and answered without one; an envelope with neither
 // correlation_id, Response Topic nor require_ack is not answered.
 func (c *Client) ServeCommands(ctx context.Context, name string, accept func(target string) bool,
 	h func(ctx context.Context, r *Request) (result any, err error)) (*Subscription, error) {
 	s := &commandServer{c: c, name: name, accept: accept, h: h, slots: make(chan struct{}, c.opts.Commands)}
-	return c.Subscribe(ctx, "commands/"+name, s.take)
+	return c.Subscribe(ctx, "commands/"+name, s.take, WithInvalid())
 }
 
 type commandServer struct {
@@ -65,6 +68,10 @@ func (s *commandServer) take(ctx context.Context, d *Delivery) {
 	if d.Retained {
 		_ = c.stats.reject(&message.Error{Reason: ReasonRetained, Rule: "is a retained command"})
 		c.opts.Logger.Debug("retained command ignored", "topic", d.Topic)
+		return
+	}
+	if d.Invalid != nil {
+		s.refuse(d)
 		return
 	}
 	r, err := s.parse(d)
@@ -108,6 +115,20 @@ func (s *commandServer) take(ctx context.Context, d *Delivery) {
 	c.handlers++
 	c.mu.Unlock()
 	go s.run(run, r, e)
+}
+
+// refuse answers a request that breaks a rule, which has been counted already. What can be read of it says where to.
+func (s *commandServer) refuse(d *Delivery) {
+	c := s.c
+	m, _ := message.Decode(d.Message.Payload, c.opts.Limits)
+	if m.Metadata.Type == message.TypeResponse { // whoever sent it does not wait for an answer
+		return
+	}
+	r := &Request{Delivery: d, Sender: m.Metadata.Sender, correlation: m.Metadata.CorrelationID, replyTo: c.replyTopic(d.ResponseTopic)}
+	if r.replyTo == "" && topic.CheckLevel("sender", r.Sender) == nil {
+		r.replyTo = "responses/" + r.Sender
+	}
+	c.answerRequest(r, nil, &CommandError{Code: CodeBadParameters, Message: "invalid message: " + d.Invalid.Error()}, 0)
 }
 
 // run calls the handler and answers.
