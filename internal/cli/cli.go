@@ -121,11 +121,13 @@ func (t *tool) root() *cobra.Command {
 	root.SetOut(t.stdout)
 	root.SetErr(t.stderr)
 	root.SetFlagErrorFunc(flagError)
+	// A command that holds verbs runs only to say so, which is no usage.
+	root.SetUsageTemplate(strings.Replace(root.UsageTemplate(), "{{if .Runnable}}", "{{if and .Runnable (not .HasAvailableSubCommands)}}", 1))
 	asGroup(root)
 
 	flags := root.PersistentFlags()
 	flags.StringVar(&t.configFile, "config", "", "configuration `FILE` (default $LAWNBERRY_CONFIG, else none)")
-	flags.StringVar(&t.dataDir, "data-dir", "", "`DIR`ectory for data and the local socket (default $LAWNBERRY_DATA_DIR, else by user)")
+	flags.StringVar(&t.dataDir, "data-dir", "", "`DIR` for data and the local socket (default $LAWNBERRY_DATA_DIR, else one of the user's)")
 	flags.StringVar(&t.logLevel, "log-level", "", "log from this `LEVEL` on: debug, info, warn or error (default: by the verb and the configuration)")
 	flags.BoolVarP(&t.verbose, "verbose", "v", false, "log everything, as --log-level debug")
 	flags.BoolVar(&t.json, "json", false, "print JSON")
