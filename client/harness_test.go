@@ -297,7 +297,7 @@ func scripted(t testing.TB, play func(n int, s *script)) func(ctx context.Contex
 	}
 }
 
-// next returns the next packet other than PINGREQ, which it answers, or nil at the end.
+// next returns the next packet other than PINGREQ, which it answers, or nil at the end or DISCONNECT.
 func (s *script) next() packet.Packet {
 	for {
 		first, body, err := s.rd.Next()
@@ -315,6 +315,8 @@ func (s *script) next() packet.Packet {
 		case *packet.Pingreq:
 			s.send(&packet.Pingresp{})
 			continue
+		case *packet.Disconnect:
+			return nil
 		}
 		return p
 	}

@@ -481,7 +481,7 @@ func TestConcurrentPublishersKeepOrder(t *testing.T) {
 				for i := range each {
 					name := fmt.Sprintf("c/%d", i%3)
 					text := fmt.Sprintf("%d %d", g, i)
-					q := WithQoS(byte(i % 3))
+					q := WithQoS([]byte{1, 2, 1}[i%3])
 					if g%2 == 0 {
 						last = sender.PublishAsync(name, raw(text), q)
 					} else if err := sender.Publish(testContext(t), name, raw(text), q); err != nil {
