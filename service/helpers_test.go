@@ -3,6 +3,7 @@ package service_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net"
 	"os"
 	"slices"
@@ -246,17 +247,24 @@ func (p *peer) awaitStates(id string, want ...string) {
 	})
 }
 
-func (p *peer) awaitEvents(eventType string, want ...string) {
+// awaitChanges waits until exactly these changes of a service's state were reported: "healthy>offline". Those of several
+// services have no order among each other.
+func (p *peer) awaitChanges(id string, want ...string) {
 	p.t.Helper()
 	var got []string
 	defer func() {
 		p.t.Helper()
 		if p.t.Failed() {
-			p.t.Logf("events %s: %v, want %v", eventType, got, want)
+			p.t.Logf("changes of %s: %v, want %v", id, got, want)
 		}
 	}()
-	eventually(p.t, "events "+eventType, func() bool {
-		got = p.events(eventType)
+	eventually(p.t, "changes of "+id, func() bool {
+		got = nil
+		for _, e := range p.events("service_state_change") {
+			if o := object(p.t, []byte(e)); o["service_id"] == id {
+				got = append(got, fmt.Sprintf("%v>%v", o["old_state"], o["new_state"]))
+			}
+		}
 		return slices.Equal(got, want)
 	})
 }
