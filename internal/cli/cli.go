@@ -113,6 +113,7 @@ func (t *tool) root() *cobra.Command {
 		Short:         "The message bus of an autonomous mower",
 		Long:          rootLong,
 		Example:       rootExample,
+		Version:       buildInfo().String(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
@@ -120,6 +121,7 @@ func (t *tool) root() *cobra.Command {
 	root.SetIn(t.stdin)
 	root.SetOut(t.stdout)
 	root.SetErr(t.stderr)
+	root.SetVersionTemplate("{{.Version}}\n")
 	root.SetFlagErrorFunc(flagError)
 	// A command that holds verbs runs only to say so, which is no usage.
 	root.SetUsageTemplate(strings.Replace(root.UsageTemplate(), "{{if .Runnable}}", "{{if and .Runnable (not .HasAvailableSubCommands)}}", 1))

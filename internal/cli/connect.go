@@ -30,14 +30,9 @@ type dialler struct {
 	timeout time.Duration
 }
 
-// brokerFlag adds --broker.
-func (d *dialler) brokerFlag(c *cobra.Command) {
-	c.Flags().StringVarP(&d.broker, "broker", "b", "", "`URL` of the broker: tcp://HOST:PORT, ssl://, ws://, wss:// or unix://PATH (default $LAWNBERRY_BROKER_URL, else by the configuration)")
-}
-
 // flags adds --broker and --timeout.
 func (d *dialler) flags(c *cobra.Command, timeout time.Duration, usage string) {
-	d.brokerFlag(c)
+	c.Flags().StringVarP(&d.broker, "broker", "b", "", "`URL` of the broker: tcp://HOST:PORT, ssl://, ws://, wss:// or unix://PATH (default $LAWNBERRY_BROKER_URL, else by the configuration)")
 	c.Flags().DurationVar(&d.timeout, "timeout", timeout, usage)
 }
 

@@ -25,10 +25,10 @@ const (
 
 // A showing is the flags of demo.
 type showing struct {
-	dialler
-	span  time.Duration
-	seed  uint64
-	speed float64
+	broker string
+	span   time.Duration
+	seed   uint64
+	speed  float64
 }
 
 func (t *tool) demoVerb() *cobra.Command {
@@ -51,8 +51,8 @@ not healthy, a message was lost or a command failed.`,
 		Args: arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error { return s.run(c.Context(), t) },
 	}
-	s.brokerFlag(c)
 	f := c.Flags()
+	f.StringVarP(&s.broker, "broker", "b", "", "use the broker at `URL`, which runs already, instead of one of its own")
 	f.DurationVar(&s.span, "for", 0, "end after this long (default when interrupted)")
 	f.Uint64Var(&s.seed, "seed", 0, "repeat the randomness of a run with the same `NUMBER` (default another each time)")
 	f.Float64Var(&s.speed, "speed", 1, "let the mower's time run this many `TIMES` as fast")
@@ -67,9 +67,9 @@ func (s *showing) run(ctx context.Context, t *tool) error {
 	if err != nil {
 		return err
 	}
-	url := s.broker // only the flag: a demo is not started on the mower's broker by a forgotten variable
-	if url != "" {
-		if err := checkURL(url); err != nil {
+	// Only the flag: no forgotten LAWNBERRY_BROKER_URL starts a simulated mower on the broker of a real one.
+	if s.broker != "" {
+		if err := checkURL(s.broker); err != nil {
 			return err
 		}
 	}
@@ -86,7 +86,7 @@ func (s *showing) run(ctx context.Context, t *tool) error {
 	}
 	logProblems(log, loaded)
 	a, err := t.startDemo(ctx, app.Options{
-		Config: loaded.Config, Logger: log, BrokerLogger: parts, AnyPort: true, Broker: url,
+		Config: loaded.Config, Logger: log, BrokerLogger: parts, AnyPort: true, Broker: s.broker,
 		Demo: &demo.Options{Seed: s.seed, Speed: s.speed, Logger: parts},
 	})
 	if err != nil {

@@ -73,6 +73,9 @@ func (l *listening) run(ctx context.Context, t *tool, filters []string) error {
 	}
 	p := &messagePrinter{t: t, log: o.Logger, colour: t.colour(t.stdout), max: l.count, full: make(chan struct{}), first: make(chan struct{})}
 	err = l.listen(ctx, c, filters, p)
+	if n := c.Stats().Dropped; n > 0 {
+		o.Logger.Warn("messages were dropped: they came faster than the output takes them", "dropped", n)
+	}
 	if failed := disconnect(c); err == nil {
 		err = failed
 	}

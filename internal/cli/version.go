@@ -45,6 +45,19 @@ func buildInfo() build {
 	return b
 }
 
+// String is the build in one line.
+func (b build) String() string {
+	line := "lawnberry " + b.Version
+	if b.Commit != "" {
+		line += " (commit " + b.Commit[:min(12, len(b.Commit))]
+		if b.Modified {
+			line += ", modified"
+		}
+		line += ")"
+	}
+	return line + " " + b.Go + " " + b.Platform
+}
+
 func (t *tool) versionVerb() *cobra.Command {
 	return &cobra.Command{
 		Use:     "version",
@@ -56,15 +69,7 @@ func (t *tool) versionVerb() *cobra.Command {
 			if t.json {
 				return writeJSON(t.stdout, b)
 			}
-			line := "lawnberry " + b.Version
-			if b.Commit != "" {
-				line += " (commit " + b.Commit[:min(12, len(b.Commit))]
-				if b.Modified {
-					line += ", modified"
-				}
-				line += ")"
-			}
-			_, err := fmt.Fprintf(t.stdout, "%s %s %s\n", line, b.Go, b.Platform)
+			_, err := fmt.Fprintln(t.stdout, b)
 			return err
 		},
 	}
