@@ -17,7 +17,7 @@ import (
 // The parameters and the result of our command are ordinary Go types.
 type (
 	spin    struct{ RPM int }
-	spinned struct {
+	spinning struct {
 		Blade string `json:"blade"`
 		RPM   int    `json:"rpm"`
 	}
@@ -46,12 +46,12 @@ func run() error {
 		return err
 	}
 	defer blade.Stop(ctx)
-	service.Handle(blade, "spin", func(ctx context.Context, p spin) (spinned, error) {
+	service.Handle(blade, "spin", func(ctx context.Context, p spin) (spinning, error) {
 		if p.RPM > 3000 {
-			return spinned{}, fmt.Errorf("%d rpm is too fast, at most 3000", p.RPM)
+			return spinning{}, fmt.Errorf("%d rpm is too fast, at most 3000", p.RPM)
 		}
 		// Everyone who listens hears of it.
-		return spinned{"front", p.RPM}, blade.EmitEvent(ctx, "blade_spinning", p)
+		return spinning{"front", p.RPM}, blade.EmitEvent(ctx, "blade_spinning", p)
 	})
 
 	// The second one needs the first: Start returns when the blade is healthy.
@@ -71,7 +71,7 @@ func run() error {
 		return err
 	}
 
-	var result spinned
+	var result spinning
 	if err := mower.Call(ctx, "blade", "spin", spin{RPM: 2800}, &result); err != nil {
 		return err
 	}
