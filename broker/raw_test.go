@@ -45,10 +45,10 @@ func each(t *testing.T, f func(t *testing.T, v packet.Version)) {
 	}
 }
 
-// start starts a broker with a TCP listener beside those in o, without $SYS topics unless o says how often.
+// start starts a broker with a TCP listener before those in o, without $SYS topics unless o says how often.
 func start(t testing.TB, o Options) *Broker {
 	t.Helper()
-	o.Listeners = append(o.Listeners, Listener{Network: "tcp", Address: "127.0.0.1:0"})
+	o.Listeners = append([]Listener{{Network: "tcp", Address: "127.0.0.1:0"}}, o.Listeners...)
 	if o.SysInterval == 0 {
 		o.SysInterval = -1
 	}
