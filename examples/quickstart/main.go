@@ -16,7 +16,7 @@ import (
 
 // The parameters and the result of our command are ordinary Go types.
 type (
-	spin    struct{ RPM int }
+	spin     struct{ RPM int }
 	spinning struct {
 		Blade string `json:"blade"`
 		RPM   int    `json:"rpm"`
