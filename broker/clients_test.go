@@ -49,17 +49,21 @@ type running struct {
 	done chan error
 }
 
-// background starts mosquitto_sub and waits until it has subscribed.
-func background(t *testing.T, b *Broker, version string, args ...string) *running {
+// background starts mosquitto_sub with a client id and waits until it has subscribed.
+func background(t *testing.T, b *Broker, version, id string, args ...string) *running {
 	t.Helper()
-	before := b.Stats().Subscriptions
-	r := &running{cmd: mosquittoCommand(t, b, "mosquitto_sub", version, args...), done: make(chan error, 1)}
+	r := &running{cmd: mosquittoCommand(t, b, "mosquitto_sub", version, append(args, "-i", id)...), done: make(chan error, 1)}
 	r.cmd.Stdout, r.cmd.Stderr = &r.out, &r.out
 	if err := r.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	go func() { r.done <- r.cmd.Wait() }()
-	waitFor(t, fmt.Sprint(r.cmd.Args, " to subscribe"), func() bool { return b.Stats().Subscriptions > before })
+	waitFor(t, fmt.Sprint(r.cmd.Args, " to subscribe"), func() bool {
+		s := b.find(id)
+		b.tree.mu.RLock()
+		defer b.tree.mu.RUnlock()
+		return s != nil && len(s.subs) > 0
+	})
 	return r
 }
 
@@ -87,7 +91,7 @@ func TestMosquittoClients(t *testing.T) {
 					fmt.Fprintln(&lines, "message", i)
 					fmt.Fprintln(&want, "a/b", "message", i)
 				}
-				sub := background(t, b, version, "-q", q, "-t", "a/#", "-C", fmt.Sprint(n), "-v")
+				sub := background(t, b, version, "burst", "-q", q, "-t", "a/#", "-C", fmt.Sprint(n), "-v")
 				cmd := mosquittoCommand(t, b, "mosquitto_pub", version, "-q", q, "-t", "a/b", "-l")
 				cmd.Stdin = strings.NewReader(lines.String())
 				if out, err := cmd.CombinedOutput(); err != nil {
@@ -102,8 +106,8 @@ func TestMosquittoClients(t *testing.T) {
 				}
 
 				// The Will of a client that is killed.
-				sub = background(t, b, version, "-q", q, "-t", "will", "-C", "1")
-				mortal := background(t, b, version, "-t", "none", "--will-topic", "will", "--will-payload", "gone", "--will-qos", q)
+				sub = background(t, b, version, "heir", "-q", q, "-t", "will", "-C", "1")
+				mortal := background(t, b, version, "mortal", "-t", "none", "--will-topic", "will", "--will-payload", "gone", "--will-qos", q)
 				_ = mortal.cmd.Process.Kill()
 				<-mortal.done
 				sub.prints(t, "gone\n")
@@ -123,7 +127,7 @@ func TestMosquittoClients(t *testing.T) {
 					}
 				}
 				if version == "5" {
-					sub = background(t, b, version, "-q", q, "-t", "p", "-C", "1", "-F", "%P %C %R %D %p")
+					sub = background(t, b, version, "properties", "-q", q, "-t", "p", "-C", "1", "-F", "%P %C %R %D %p")
 					mosquitto(t, b, "mosquitto_pub", version, "-q", q, "-t", "p", "-m", "x", "-D", "publish", "user-property", "k", "v", "-D", "publish", "content-type", "text/plain",
 						"-D", "publish", "response-topic", "answer", "-D", "publish", "correlation-data", "7", "-D", "publish", "topic-alias", "3")
 					sub.prints(t, "k:v text/plain answer 7 x\n")
@@ -134,7 +138,7 @@ func TestMosquittoClients(t *testing.T) {
 	t.Run("request and response", func(t *testing.T) {
 		t.Parallel()
 		b := start(t, Options{})
-		pub := background(t, b, "5", "-t", "question", "-C", "1", "-F", "%R %p")
+		pub := background(t, b, "5", "question", "-t", "question", "-C", "1", "-F", "%R %p")
 		rr := mosquittoCommand(t, b, "mosquitto_rr", "5", "-t", "question", "-e", "answer", "-m", "ping", "-W", "20")
 		var out bytes.Buffer
 		rr.Stdout = &out

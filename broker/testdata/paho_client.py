@@ -77,7 +77,7 @@ def check(transport, version):
     sub.stop()
     for i in range(COUNT):
         pub.c.publish(f"{name}/later", str(i), qos=2)
-    pub.c.publish(f"{name}/kept", None, qos=1, retain=True).wait_for_publish(TIMEOUT)
+    pub.c.publish(f"{name}/kept", None, qos=2, retain=True).wait_for_publish(TIMEOUT)
     sub = Client(transport, version, f"session-{name}", clean=False)
     assert sub.present, "session present"
     for i in range(COUNT):
