@@ -1,13 +1,11 @@
 package service
 
 import (
-	"os"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/shirou/gopsutil/v4/cpu"
 	"github.com/shirou/gopsutil/v4/disk"
 	"github.com/shirou/gopsutil/v4/mem"
 
@@ -79,33 +77,14 @@ func (u *usage) sample(now time.Time) {
 // percent keeps v within 0 to 100, to two decimals.
 func percent(v float64) float64 { return float64(int(min(max(v, 0), 100)*100+0.5)) / 100 }
 
-// cpuTimes returns the busy and the total time of all processors together, in the system's ticks. ok is false where there
-// is no /proc/stat.
+// cpuTimes returns the busy and the total time of all processors together, in seconds. ok is false where the system does
+// not tell.
 func cpuTimes() (busy, total float64, ok bool) {
-	stat, err := os.ReadFile("/proc/stat")
-	if err != nil {
+	all, err := cpu.Times(false)
+	if err != nil || len(all) != 1 {
 		return 0, 0, false
 	}
-	line, _, _ := strings.Cut(string(stat), "\n")
-	return parseCPU(line)
-}
-
-// parseCPU reads the first line of /proc/stat: "cpu user nice system idle iowait irq softirq steal guest guest_nice".
-// The guests' time is contained in user and nice.
-func parseCPU(line string) (busy, total float64, ok bool) {
-	values := strings.Fields(line)
-	if len(values) < 5 || values[0] != "cpu" {
-		return 0, 0, false
-	}
-	for i, v := range values[1:min(len(values), 9)] {
-		ticks, err := strconv.ParseFloat(v, 64)
-		if err != nil {
-			return 0, 0, false
-		}
-		total += ticks
-		if i != 3 && i != 4 { // idle, iowait
-			busy += ticks
-		}
-	}
-	return busy, total, true
+	t := all[0] // the guests' time is contained in user and nice
+	busy = t.User + t.Nice + t.System + t.Irq + t.Softirq + t.Steal
+	return busy, busy + t.Idle + t.Iowait, true
 }
