@@ -65,7 +65,7 @@ type Options struct {
 	// MaxQueued and MaxQueuedBytes bound the QoS 1 and 2 messages that wait for one session, connected or not. At the
 	// bound a message is lost for that session: its publisher is told 0x97 (MQTT 5), the loss is counted, and the
 	// session's connection, which is too slow, is closed with 0x97; one that has just resumed may first work the queue
-	// down to the half. 0 is 100,000 messages and 64 MiB.
+	// down to the half. Topics below safety/ find room for 1,000 messages more. 0 is 100,000 messages and 64 MiB.
 	MaxQueued      int
 	MaxQueuedBytes int
 

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"log/slog"
 	"math/rand/v2"
 	"testing"
 )
@@ -79,5 +80,31 @@ func TestWindowNeverGivesAnIdentifierInUse(t *testing.T) {
 	}
 	if len(w.slots) > 4*maxInflight {
 		t.Fatalf("table grew to %d slots for %d messages", len(w.slots), maxInflight)
+	}
+}
+
+func TestUrgentMessagesFindRoomInAFullQueue(t *testing.T) {
+	s := newTestSession("s")
+	s.broker = &Broker{log: slog.New(slog.DiscardHandler), limits: limits{queue: 10, queueBytes: 1 << 20}}
+	d := &delivery{session: s, qos: 2}
+	ordinary, urgent := &message{topic: "a", qos: 1, expires: never}, &message{topic: "safety/x", qos: 2, urgent: true, expires: never}
+	for range 10 {
+		if v := s.enqueue(ordinary, d, false, false); v != accepted {
+			t.Fatalf("below the bound: %v", v)
+		}
+	}
+	if v := s.enqueue(ordinary, d, false, false); v != refused {
+		t.Fatalf("beyond the bound: %v", v)
+	}
+	for i := range urgentRoom {
+		if v := s.enqueue(urgent, d, false, false); v != accepted {
+			t.Fatalf("urgent message %d in a full queue: %v", i, v)
+		}
+	}
+	if v := s.enqueue(urgent, d, false, false); v != refused {
+		t.Fatalf("an endless stream of urgent messages is bounded too: %v", v)
+	}
+	if s.dropped != 2 || s.queued != 10+urgentRoom {
+		t.Fatalf("dropped %d, queued %d", s.dropped, s.queued)
 	}
 }

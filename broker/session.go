@@ -44,6 +44,9 @@ type session struct {
 	progress    int64  // broker.now when a message was last taken out for sending
 }
 
+// urgentRoom is how many urgent messages find room in a queue that others have filled.
+const urgentRoom = 1_000
+
 // patience is how long a session without progress slows publishers.
 const patience = 100 * time.Millisecond
 
@@ -88,7 +91,7 @@ func (s *session) enqueue(m *message, d *delivery, retain, stored bool) verdict 
 	case stored && s.stored < o.retained+o.queue:
 		l.reliable.push(it)
 		s.stored++
-	case !stored && s.room(size):
+	case !stored && (s.room(size) || m.urgent && l.reliable.count < urgentRoom):
 		l.reliable.push(it)
 		s.queued++
 		s.bytes += size
