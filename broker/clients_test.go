@@ -101,6 +101,7 @@ func TestMosquittoClients(t *testing.T) {
 
 				// Retained.
 				mosquitto(t, b, "mosquitto_pub", version, "-q", q, "-t", "kept", "-m", "state", "-r")
+				waitFor(t, "it to be stored", func() bool { return b.Stats().Retained == 1 })
 				if out := mosquitto(t, b, "mosquitto_sub", version, "-q", q, "-t", "kept", "-C", "1", "-F", "%r %q %p", "-W", "20"); out != fmt.Sprintf("1 %d state\n", qos) {
 					t.Errorf("retained: %q", out)
 				}

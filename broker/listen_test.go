@@ -246,24 +246,6 @@ func TestWebSocketGoodbye(t *testing.T) {
 	}
 }
 
-// A WebSocket that is written to every stall limit or so stays open.
-func TestWebSocketDeadlinesDoNotLinger(t *testing.T) {
-	t.Parallel()
-	const stall = 20 * time.Millisecond
-	b := start(t, Options{
-		Listeners: []Listener{{Network: "ws", Address: "127.0.0.1:0"}},
-		tune:      func(l *limits) { l.stall = stall },
-	})
-	c := dial(t, b, "ws")
-	c.connect(packet.V5, "c")
-	tick := time.NewTicker(stall)
-	defer tick.Stop()
-	for range 50 {
-		<-tick.C
-		c.nothing()
-	}
-}
-
 // The socket file is for owner and group; a stale one makes way, a live one or another file does not; it is gone at the end.
 func TestUnixSocketFile(t *testing.T) {
 	t.Parallel()

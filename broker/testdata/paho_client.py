@@ -82,6 +82,8 @@ def check(transport, version):
     assert sub.present, "session present"
     for i in range(COUNT):
         m = sub.get()
+        if i == 0 and m.dup and m.payload == b"state":  # whose acknowledgement paho sent after its DISCONNECT, or not at all
+            m = sub.get()
         assert m.payload == str(i).encode() and m.qos == 2, (i, m.payload, m.qos)
     assert sub.get().payload == b""
 
