@@ -66,18 +66,18 @@ func TestBadRequests(t *testing.T) {
 		names  string // in the error
 		bare   bool   // too broken to tell whose it is: no correlation id in the answer
 	}{
-		{"over the limit", func(id string) []byte { return envelope(id, "30", `"`+strings.Repeat("x", 20_000)+`"`) }, message.ReasonTooLarge, "10000", true},
+		{"over the limit", func(id string) []byte { return envelope(id, `:30}`, `:"`+strings.Repeat("x", 20_000)+`"}`) }, message.ReasonTooLarge, "10000", true},
 		{"malformed JSON", func(id string) []byte { return envelope(id, `}}}`, `}`) }, message.ReasonMalformed, "", false},
 		{"wrong type", func(id string) []byte { return envelope(id, `"priority":1`, `"priority":"high"`) }, message.ReasonWrongType, "metadata.priority", false},
 		{"out of range", func(id string) []byte { return envelope(id, `"priority":1`, `"priority":9`) }, message.ReasonOutOfRange, "metadata.priority", false},
 		{"missing field", func(id string) []byte { return envelope(id, `"command":"mow",`, ``) }, message.ReasonMissingField, "payload.command", false},
 		{"missing metadata", func(id string) []byte { return envelope(id, fmt.Sprintf(`"timestamp":%f,`, now), ``) }, message.ReasonMissingField, "metadata.timestamp", false},
 		{"unknown type", func(id string) []byte { return envelope(id, `"command","priority"`, `"comand","priority"`) }, message.ReasonUnknownType, "comand", false},
-		{"NaN", func(id string) []byte { return envelope(id, `30`, `NaN`) }, message.ReasonNotFinite, "height", false},
-		{"deep nesting", func(id string) []byte { return envelope(id, `30`, deep) }, message.ReasonTooDeep, "32", false},
-		{"wrong UTF-8", func(id string) []byte { return envelope(id, `30`, "\"\xff\xfe\"") }, message.ReasonUTF8, "UTF-8", false},
+		{"NaN", func(id string) []byte { return envelope(id, `:30}`, `:NaN}`) }, message.ReasonNotFinite, "height", false},
+		{"deep nesting", func(id string) []byte { return envelope(id, `:30}`, ":"+deep+"}") }, message.ReasonTooDeep, "32", false},
+		{"wrong UTF-8", func(id string) []byte { return envelope(id, `:30}`, ":\"\xff\xfe\"}") }, message.ReasonUTF8, "UTF-8", false},
 		{"gzip bomb", func(string) []byte { return gzipped(make([]byte, 5_000_000)) }, message.ReasonTooLarge, "10000", true},
-		{"half a gzip", func(id string) []byte { b := gzipped(envelope(id, "30", "31")); return b[:len(b)/2] }, message.ReasonInflate, "gzip", true},
+		{"half a gzip", func(id string) []byte { b := gzipped(envelope(id, `:30}`, `:31}`)); return b[:len(b)/2] }, message.ReasonInflate, "gzip", true},
 		{"too old", func(id string) []byte { return envelope(id, fmt.Sprintf(`%f`, now), fmt.Sprint(now-1000)) }, message.ReasonTooOld, "", false},
 	} {
 		t.Run(test.what, func(t *testing.T) {

@@ -122,9 +122,6 @@ func (c *Client) answer(d *Delivery) {
 // made: those of Publish.
 func (c *Client) Call(ctx context.Context, target, command string, parameters, result any) error {
 	fail := func(err error) error { return fmt.Errorf("call %s %s: %w", target, command, err) }
-	if err := ctx.Err(); err != nil {
-		return c.gaveUp(ctx, target, command, 0, true)
-	}
 	if target == "" || strings.Contains(target, "/") {
 		return fail(fmt.Errorf("target %q: must be one topic level", target))
 	}
@@ -135,8 +132,10 @@ func (c *Client) Call(ctx context.Context, target, command string, parameters, r
 		defer cancel()
 		deadline, _ = ctx.Deadline()
 	}
-	begin := time.Now()
-	timeout := deadline.Sub(begin)
+	timeout := time.Until(deadline)
+	if ctx.Err() != nil || timeout <= 0 {
+		return c.gaveUp(ctx, target, command, 0, true)
+	}
 
 	id := uuid.NewString()
 	m, err := c.commandMessage(target, command, parameters, timeout)
@@ -228,11 +227,11 @@ func (c *Client) cancelRequest(target, id string) {
 
 // gaveUp is the error of a call whose ctx ended.
 func (c *Client) gaveUp(ctx context.Context, target, command string, timeout time.Duration, unsent bool) error {
-	e := &CommandError{Service: target, Command: command, Code: CodeTimeout, cause: ctx.Err()}
-	cancelled := errors.Is(e.cause, context.Canceled)
+	e := &CommandError{Service: target, Command: command, Code: CodeTimeout, cause: context.DeadlineExceeded}
+	cancelled := errors.Is(ctx.Err(), context.Canceled)
 	timeout = timeout.Round(time.Millisecond)
 	if cancelled {
-		e.Code = CodeCancelled
+		e.Code, e.cause = CodeCancelled, context.Canceled
 	}
 	switch {
 	case cancelled && unsent:
@@ -272,9 +271,13 @@ func (c *Client) outcome(target, command string, r callResult, result any) error
 	if p.Success {
 		return decodeResult(e, p.Result, result)
 	}
-	e.Code, _ = r.answer.user(codeKey)
-	if e.Code == "" {
+	switch e.Code, _ = r.answer.user(codeKey); e.Code {
+	case "":
 		e.Code = CodeFailed
+	case CodeTimeout:
+		e.cause = context.DeadlineExceeded
+	case CodeCancelled:
+		e.cause = context.Canceled
 	}
 	if p.Error != nil {
 		e.Message = *p.Error

@@ -139,6 +139,13 @@ func (s *commandServer) run(ctx context.Context, r *Request, e *execution) {
 	defer e.cancel()
 	begin := time.Now()
 	result, err := s.call(ctx, r)
+	if ended := ctx.Err(); ended != nil && errors.Is(err, ended) {
+		if errors.Is(ended, context.DeadlineExceeded) {
+			err = &CommandError{Code: CodeTimeout, Message: "the deadline passed while it ran: outcome unknown"}
+		} else {
+			err = &CommandError{Code: CodeCancelled, Message: "cancelled while it ran: outcome unknown"}
+		}
+	}
 	c.requests.end(e, c.answerRequest(r, result, err, time.Since(begin)))
 }
 

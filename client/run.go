@@ -153,7 +153,7 @@ func (c *Client) serve(ctx, setup context.Context, l *link, present, first bool,
 	l.loops.Wait()
 
 	c.mu.Lock()
-	wasReady, goodbye := l.ready, l.farewell
+	wasReady := l.ready
 	if err == nil {
 		err = l.err
 	}
@@ -165,7 +165,7 @@ func (c *Client) serve(ctx, setup context.Context, l *link, present, first bool,
 	c.mu.Unlock()
 	if wasReady {
 		c.states.tell(false, err)
-		if ctx.Err() == nil && !goodbye {
+		if ctx.Err() == nil && err != nil { // not after a DISCONNECT of ours
 			c.opts.Logger.Warn("connection lost", "broker", c.endpoint.name, "client", c.id, "error", err)
 		}
 	}
