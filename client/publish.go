@@ -295,7 +295,7 @@ func (c *Client) properties(p *publication, m *message.Message, compressed bool)
 	if len(out.CorrelationData) > 65535 {
 		return fmt.Errorf("correlation data: %d bytes: the limit is 65535", len(out.CorrelationData))
 	}
-	p.props = out.AppendForwarded(nil)
+	p.props = out.AppendForwarded(make([]byte, 0, 128+len(out.CorrelationData)))
 	return nil
 }
 
