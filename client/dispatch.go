@@ -79,7 +79,7 @@ func (r *receiver) publish() error {
 		c.mu.Unlock()
 		return nil
 	}
-	targets := c.route(l, n, p, in)
+	targets, known := c.route(n, p, &in.d.Message)
 	if invalid != nil {
 		targets = debuggers(targets)
 	}
@@ -90,7 +90,7 @@ func (r *receiver) publish() error {
 		}
 	}
 	if p.QoS > 0 {
-		c.expectAck(l, in, invalid == nil && len(targets) == 0)
+		c.expectAck(l, in, invalid == nil && !known)
 	}
 	c.mu.Unlock()
 
@@ -177,17 +177,17 @@ func debuggers(subs []*Subscription) []*Subscription {
 }
 
 // route returns the subscriptions that get the message in p: those of the subscription identifiers in it or, without,
-// those whose filters match. A retained message is for those only that have just subscribed.
-func (c *Client) route(l *link, n *name, p *packet.Publish, in *inbound) []*Subscription {
+// those whose filters match. A retained message is for those only that have just subscribed. known is false if nothing
+// here has to do with the message, so that a handler may still come for it.
+func (c *Client) route(n *name, p *packet.Publish, m *message.Message) (out []*Subscription, known bool) {
 	t := &c.table
 	ids := p.Properties.SubscriptionIDs
-	var out []*Subscription
-	unknown := len(ids) == 0
+	foreign := false // by an identifier that a former process has made
 	for i, id := range ids {
 		h, generation := t.identified(id)
 		switch {
 		case h == nil:
-			unknown = true // of a session that a former process made
+			foreign = true
 		case !p.Retain:
 			out = join(out, h.subs, i == 0)
 		default:
@@ -198,25 +198,23 @@ func (c *Client) route(l *link, n *name, p *packet.Publish, in *inbound) []*Subs
 			}
 		}
 	}
-	switch {
-	case unknown && len(ids) > 0 && !t.resumed:
-		unknown = false
-	case unknown:
+	if len(ids) == 0 || foreign && t.resumed {
 		out = t.matching(n)
-		if p.Retain && !t.identifiers {
-			out = c.firstSeen(out, n)
-		}
 	}
 	if !t.identifiers {
+		if p.Retain {
+			out = firstSeen(out, n)
+		}
 		noteSeen(out, n)
 	}
-	if (t.resumed || t.merging > 0) && len(out) > 0 && t.repeated(in.d.Message.Metadata.ID, n) {
-		return nil
+	known = len(out) > 0
+	if known && t.repeated(m.Metadata.ID, n, foreign) {
+		return nil, true
 	}
-	if t.noLocal > 0 && !in.d.Message.Raw && in.d.Message.Metadata.Sender == c.id {
+	if t.noLocal > 0 && !m.Raw && m.Metadata.Sender == c.id {
 		out = notLocal(out)
 	}
-	return out
+	return out, known
 }
 
 // join appends more to subs; the first is taken as it is, for it is never changed.
@@ -229,7 +227,7 @@ func join(subs, more []*Subscription, first bool) []*Subscription {
 
 // firstSeen returns those that have had nothing on this topic yet. Without subscription identifiers that is how a
 // retained message that came because of another handler's subscription is known.
-func (c *Client) firstSeen(subs []*Subscription, n *name) []*Subscription {
+func firstSeen(subs []*Subscription, n *name) []*Subscription {
 	var out []*Subscription
 	for _, s := range subs {
 		if _, seen := s.seen[n.full]; !seen {

@@ -55,6 +55,9 @@ func (c *Client) run(ctx, first context.Context, result chan<- error) {
 				return
 			}
 		}
+		if !established && attempt == 0 {
+			log.Warn("no broker yet, trying again", "broker", c.endpoint.name, "error", err)
+		}
 		delay := c.delay(attempt, err)
 		log.Debug("reconnecting", "broker", c.endpoint.name, "in", delay, "error", err)
 		if !pause(trying, delay) {

@@ -21,14 +21,17 @@ type table struct {
 	byIndex     []*held // nil where one has gone
 	base        uint32  // of the first of byIndex
 
-	// While a message may come twice for reasons that cannot be told apart, the latest message ids are remembered.
+	// While copies of a message may come for reasons that cannot be told apart, the latest message ids are remembered.
 	resumed bool // the session was made by a process before this one
 	merging int  // joins of filters under way
 	recent  [256]recentID
 	next    int // of recent
 }
 
-type recentID struct{ id, topic string }
+type recentID struct {
+	id, topic string
+	foreign   bool
+}
 
 // A held filter is one that the broker has, or shall have, a subscription for.
 type held struct {
@@ -238,16 +241,18 @@ func (t *table) matching(n *name) []*Subscription {
 	return n.subs[:len(n.subs):len(n.subs)]
 }
 
-// repeated reports whether the message was received lately, and remembers it.
-func (t *table) repeated(id string, n *name) bool {
-	if id == "" {
+// repeated reports whether a message is a copy of one received lately, and remembers it. Filters of a former process
+// (foreign) may overlap with ours; without identifiers all look the same.
+func (t *table) repeated(id string, n *name, foreign bool) bool {
+	if id == "" || !t.resumed && t.merging == 0 {
 		return false
 	}
-	r := recentID{id, n.full}
-	if slices.Contains(t.recent[:], r) {
-		return true
+	for i := range t.recent {
+		if r := &t.recent[i]; r.id == id && r.topic == n.full && (!t.identifiers || r.foreign != foreign) {
+			return true
+		}
 	}
-	t.recent[t.next] = r
+	t.recent[t.next] = recentID{id, n.full, foreign}
 	t.next = (t.next + 1) % len(t.recent)
 	return false
 }

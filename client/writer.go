@@ -1,7 +1,7 @@
 package client
 
 // write is the writer goroutine of a link: it takes all that has been appended since its last write and writes it with
-// one call, while others append to the second buffer.
+// one call, while others append to the second buffer. After a DISCONNECT it leaves the end to the broker [MQTT-3.14.4-1].
 func (c *Client) write(l *link) {
 	defer l.loops.Done()
 	for {
@@ -10,15 +10,27 @@ func (c *Client) write(l *link) {
 		case <-l.down:
 			return
 		}
-		if !c.writeAll(l) {
+		switch c.writeAll(l) {
+		case failed:
 			l.close()
+			return
+		case parted:
+			closeWrite(l.conn)
 			return
 		}
 	}
 }
 
-// writeAll writes until nothing is left. It reports whether the link is still good.
-func (c *Client) writeAll(l *link) bool {
+type progress int
+
+const (
+	drained progress = iota // nothing is left for now
+	parted                  // nothing ever will be: DISCONNECT is written
+	failed
+)
+
+// writeAll writes until nothing is left.
+func (c *Client) writeAll(l *link) progress {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for len(l.out) > 0 {
@@ -41,14 +53,14 @@ func (c *Client) writeAll(l *link) bool {
 			if l.err == nil {
 				l.err = err
 			}
-			return false
+			return failed
 		}
 		c.settled()
 	}
 	if l.farewell {
-		closeWrite(l.conn)
+		return parted
 	}
-	return true
+	return drained
 }
 
 // countWritten settles what is in the first n bytes of the buffer that was written. The rest stays in inWrite: the
