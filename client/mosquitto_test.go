@@ -23,7 +23,7 @@ func startMosquitto(t *testing.T) string {
 	binary, err := exec.LookPath("mosquitto")
 	if err != nil {
 		if _, err := os.Stat("/usr/sbin/mosquitto"); err != nil {
-			t.Skip("mosquitto is not installed: apt-get install mosquitto")
+			t.Fatal("Mosquitto is missing: make test installs it, or says what to install")
 		}
 		binary = "/usr/sbin/mosquitto"
 	}
