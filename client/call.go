@@ -261,7 +261,7 @@ func (c *Client) outcome(target, command string, r callResult, result any) error
 	}
 	m := r.answer.Message
 	if m.Raw { // from a plain MQTT 5 service
-		return decodeResult(e, json.RawMessage(m.Payload), result)
+		return decodeResult(e, m.Payload, result)
 	}
 	p, err := message.Payload[message.Response](m)
 	if err != nil {

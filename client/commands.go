@@ -100,7 +100,7 @@ func (s *commandServer) take(ctx context.Context, d *Delivery) {
 		stop()
 		c.opts.Logger.Debug("repeated command not run again", "topic", d.Topic, "command", r.Command, "sender", r.Sender)
 		if stored := c.requests.answerOf(e); stored != nil {
-			stored.send(c)
+			_ = stored.send(c) // logged there
 		}
 		return
 	}
