@@ -101,11 +101,12 @@ func (r *receiver) publish() error {
 	return nil
 }
 
-// hand gives in to its handlers; each gets a Delivery of its own.
+// hand gives in to its handlers; each gets a Delivery of its own. The last one gets the original, since a handler that
+// has got it may change it at once.
 func hand(in *inbound, targets []*Subscription) {
 	for i, s := range targets {
 		d := &in.d
-		if i > 0 {
+		if i < len(targets)-1 {
 			other := in.d
 			d = &other
 		}
