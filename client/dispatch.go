@@ -206,7 +206,7 @@ func (c *Client) route(n *name, p *packet.Publish, m *message.Message) (out []*S
 		if p.Retain {
 			out = firstSeen(out, n)
 		}
-		noteSeen(out, n)
+		noteSeen(out, n, p.Retain)
 	}
 	known = len(out) > 0
 	if known && t.repeated(m.Metadata.ID, n, foreign) {
@@ -238,8 +238,13 @@ func firstSeen(subs []*Subscription, n *name) []*Subscription {
 	return out
 }
 
-func noteSeen(subs []*Subscription, n *name) {
+// noteSeen notes that subs have had something on this topic. What comes before the broker has confirmed comes because of
+// another handler's filter, and the retained message is still to come.
+func noteSeen(subs []*Subscription, n *name, retained bool) {
 	for _, s := range subs {
+		if !retained && !s.settled {
+			continue
+		}
 		if s.seen == nil {
 			s.seen = make(map[string]struct{})
 		}

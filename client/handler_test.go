@@ -341,6 +341,68 @@ func TestAcknowledgementOrder(t *testing.T) {
 	}
 }
 
+// A message that its handler still has when the connection is lost comes again in the resumed session: it is not handled
+// again, but acknowledged there. A new message with the same identifier is handled.
+func TestRedeliveryWhileHandling(t *testing.T) {
+	for _, qos := range []byte{1, 2} {
+		t.Run(fmt.Sprint("QoS ", qos), func(t *testing.T) {
+			handling, release, finished := make(chan struct{}), make(chan struct{}), make(chan struct{})
+			kind := packet.PUBACK
+			if qos == 2 {
+				kind = packet.PUBREC
+			}
+			dial := scripted(t, func(n int, s *script) {
+				if s.accept(packet.Connack{SessionPresent: n > 0}) == nil {
+					return
+				}
+				send := func(text string, dup bool) {
+					s.send(&packet.Publish{ID: 9, QoS: qos, Dup: dup, Topic: []byte("lawnberry/x"), Payload: []byte(text)})
+				}
+				acknowledged := func() {
+					if a, ok := want[*packet.Ack](s); !ok || a.Kind != kind || a.ID != 9 {
+						s.t.Errorf("got %+v", a)
+					}
+				}
+				if n == 0 {
+					s.confirm(s.next())
+					send("1", false)
+					<-handling
+					return
+				}
+				send("1", true)
+				close(release) // net.Pipe: the client has read it
+				acknowledged()
+				if qos == 2 {
+					s.send(&packet.Ack{Kind: packet.PUBREL, ID: 9})
+					if a, ok := want[*packet.Ack](s); !ok || a.Kind != packet.PUBCOMP {
+						s.t.Errorf("got %+v", a)
+					}
+				}
+				send("2", false)
+				acknowledged()
+				close(finished)
+				s.drain()
+			})
+			c := connect(t, Options{Dial: dial})
+			k := newCollector()
+			subscribe(t, c, "x", func(ctx context.Context, d *Delivery) {
+				if string(d.Message.Payload) == "1" {
+					close(handling) // panics if it comes again
+				}
+				<-release
+				k.handle(ctx, d)
+			})
+			<-finished
+			if got := k.wait(t, 2); fmt.Sprint(got) != "[1 2]" {
+				t.Error(got)
+			}
+			if n := c.Stats().Panics; n != 0 {
+				t.Error("the message was handled twice")
+			}
+		})
+	}
+}
+
 // A broker that breaks the protocol is told so and left; the client comes back.
 func TestProtocolErrors(t *testing.T) {
 	alias := &packet.Publish{Topic: []byte("x")}

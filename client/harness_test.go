@@ -194,7 +194,7 @@ func (k *collector) settle(t testing.TB, c *Client) []string {
 	done := make(chan struct{})
 	name := settleTopic + fmt.Sprint(time.Now().UnixNano())
 	s := subscribe(t, c, name, func(context.Context, *Delivery) { close(done) })
-	publish(t, c, name, "", WithQoS(2))
+	publish(t, c, name, "", WithQoS(1))
 	select {
 	case <-done:
 	case <-time.After(patience):

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/lawnberry/lawnberry/broker"
+	"github.com/lawnberry/lawnberry/internal/packet"
 	"github.com/lawnberry/lawnberry/message"
 	"github.com/lawnberry/lawnberry/topic"
 )
@@ -227,6 +228,103 @@ func TestOverlappingFilters(t *testing.T) {
 			}
 		}
 	})
+}
+
+// copier is a broker of MQTT 3.1.1 that sends a copy of a message for each filter that matches, as it may
+// [MQTT-3.3.5-1].
+func copier(_ int, s *script) {
+	hello, ok := s.next().(*packet.Connect)
+	if !ok {
+		return
+	}
+	if hello.Version == packet.V5 {
+		s.version = packet.V311
+		s.send(&packet.Connack{Code: packet.UnsupportedVersion})
+		return
+	}
+	s.send(&packet.Connack{})
+	var filters []string
+	kept := &packet.Publish{Topic: []byte("lawnberry/a/b/c"), Payload: []byte("retained"), Retain: true}
+	copies := func(id string) {
+		for _, f := range filters {
+			if topic.Match(f, "lawnberry/a/b/c") {
+				s.send(&packet.Publish{Topic: []byte("lawnberry/a/b/c"), Payload: fmt.Appendf(nil,
+					`{"metadata":{"timestamp":%f,"message_id":%q,"sender":"s","message_type":"event","priority":1},"payload":{}}`, message.Seconds(time.Now()), id)})
+			}
+		}
+	}
+	for {
+		switch p := s.next().(type) {
+		case nil:
+			return
+		case *packet.Subscribe:
+			f := string(p.Subscriptions[0].Filter)
+			if !slices.Contains(filters, f) {
+				filters = append(filters, f)
+			}
+			s.send(&packet.Suback{ID: p.ID, Codes: []packet.Code{packet.GrantedQoS2}})
+			if topic.Match(f, string(kept.Topic)) {
+				s.send(kept)
+			}
+			copies(fmt.Sprint("after ", p.ID)) // before the client unsubscribes what this filter replaces
+		case *packet.Unsubscribe:
+			filters = slices.DeleteFunc(filters, func(f string) bool { return f == string(p.Filters[0]) })
+			s.send(&packet.Unsuback{ID: p.ID})
+		case *packet.Publish:
+			if p.QoS == 1 {
+				s.send(&packet.Ack{Kind: packet.PUBACK, ID: p.ID})
+			}
+			for _, f := range filters {
+				if topic.Match(f, string(p.Topic)) {
+					s.send(&packet.Publish{Topic: p.Topic, Payload: p.Payload})
+				}
+			}
+		}
+	}
+}
+
+// Over MQTT 3.1.1 the copies of a message cannot be told apart: there must be none.
+func TestCopiesOverV311(t *testing.T) {
+	c := connect(t, Options{Dial: scripted(t, copier)})
+	filters := []string{"a/b/c", "a/+/c", "a/b/+", "a/#", "a/b/c", "x/+/z", "x/y/+", "+/b/c"}
+	var ks []*collector
+	for _, f := range filters {
+		k := newCollector()
+		ks = append(ks, k)
+		subscribe(t, c, f, k.handle)
+	}
+	eventually(t, "the filters are joined", func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.table.merging == 0 && len(c.table.stale) == 0
+	})
+	for i := range 3 {
+		publish(t, c, "a/b/c", strconv.Itoa(i), WithQoS(0))
+		publish(t, c, "x/y/z", strconv.Itoa(i), WithQoS(1))
+	}
+	for i, k := range ks {
+		wanted := []string{"0", "1", "2"}
+		if topic.Match(filters[i], "a/b/c") {
+			wanted = append([]string{"retained"}, wanted...)
+		}
+		k.settle(t, c)
+		got, ids := []string{}, make(map[string]bool)
+		for _, d := range k.all() {
+			if d.Message.Raw {
+				got = append(got, string(d.Message.Payload))
+			} else if id := d.Message.Metadata.ID; ids[id] {
+				t.Errorf("%s (handler %d): %s came twice while filters were joined", filters[i], i, id)
+			} else {
+				ids[id] = true
+			}
+		}
+		if !slices.Equal(got, wanted) {
+			t.Errorf("%s (handler %d): got %q, want %q", filters[i], i, got, wanted)
+		}
+		if topic.Match(filters[i], "a/b/c") != (len(ids) > 0) {
+			t.Errorf("%s (handler %d): %v", filters[i], i, ids)
+		}
+	}
 }
 
 func TestOverlap(t *testing.T) {

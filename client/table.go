@@ -23,7 +23,7 @@ type table struct {
 
 	// While copies of a message may come for reasons that cannot be told apart, the latest message ids are remembered.
 	resumed bool // the session was made by a process before this one
-	merging int  // joins of filters under way
+	merging int  // filters that replace others and are not confirmed
 	recent  [256]recentID
 	next    int // of recent
 }
@@ -244,7 +244,8 @@ func (t *table) matching(n *name) []*Subscription {
 // repeated reports whether a message is a copy of one received lately, and remembers it. Filters of a former process
 // (foreign) may overlap with ours; without identifiers all look the same.
 func (t *table) repeated(id string, n *name, foreign bool) bool {
-	if id == "" || !t.resumed && t.merging == 0 {
+	joining := !t.identifiers && (t.merging > 0 || len(t.stale) > 0)
+	if id == "" || !t.resumed && !joining {
 		return false
 	}
 	for i := range t.recent {
