@@ -401,10 +401,13 @@ func (c *conn) onDisconnect(d *packet.Disconnect) error {
 	return nil
 }
 
+// idleLimit is how long the client may be silent.
+func (c *conn) idleLimit() time.Duration { return c.keepAlive + c.keepAlive/2 }
+
 // watch closes the connection when no packet came for one and a half times the keep alive [MQTT-3.1.2-22]. It is the
 // function of keepTimer.
 func (c *conn) watch() {
-	limit := c.keepAlive + c.keepAlive/2
+	limit := c.idleLimit()
 	var idle time.Duration
 	if since := c.waiting.Load(); since > 0 {
 		idle = time.Duration(c.broker.now() - since)
@@ -429,7 +432,7 @@ func (c *conn) run() {
 	}
 	if c.keepAlive > 0 {
 		c.session.mu.Lock()
-		c.keepTimer = time.AfterFunc(c.keepAlive+c.keepAlive/2, c.watch)
+		c.keepTimer = time.AfterFunc(c.idleLimit(), c.watch)
 		c.session.mu.Unlock()
 	}
 	err := c.readLoop()

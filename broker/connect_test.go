@@ -302,7 +302,7 @@ func TestLongKeepAlive(t *testing.T) {
 			c.nothing()
 			held := b.find("c").current()
 			want := time.Duration(seconds) * time.Second * 3 / 2
-			if got := held.keepAlive + held.keepAlive/2; got != want {
+			if got := held.idleLimit(); got != want {
 				t.Errorf("%d s: closed after %v, want %v", seconds, got, want)
 			}
 			c.leave("c")
