@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -37,8 +38,9 @@ type Request struct {
 // accept decides by the payload's target whether a request is for this server; nil takes all. Requests that are
 // retained, past their deadline or repeated (same sender and message_id) are never handed to h; a repeated one gets the
 // stored answer again, as long as it is among the last 1,024. h runs in a goroutine per request, at most
-// Options.Commands at once; more wait at the broker. Its ctx ends at the deadline (expires_at, else the payload's
-// timeout after receipt), when the caller cancels, and when the client closes. A panic of h is answered with an error.
+// Options.Commands at once; more wait, and are not run if their deadline passes or their caller cancels meanwhile. Its ctx
+// ends at the deadline (expires_at, else the payload's timeout after receipt), when the caller cancels, and when the
+// client closes. A panic of h is answered with an error.
 //
 // A request is acknowledged when h has been started: what a crash interrupts is not run again.
 //
@@ -51,7 +53,7 @@ type Request struct {
 func (c *Client) ServeCommands(ctx context.Context, name string, accept func(target string) bool,
 	h func(ctx context.Context, r *Request) (result any, err error)) (*Subscription, error) {
 	s := &commandServer{c: c, name: name, accept: accept, h: h, slots: make(chan struct{}, c.opts.Commands)}
-	return c.Subscribe(ctx, "commands/"+name, s.take, WithInvalid())
+	return c.Subscribe(ctx, "commands/"+name, s.take, WithInvalid(), func(o *subscribing) { o.peek = s.peek })
 }
 
 type commandServer struct {
@@ -60,6 +62,17 @@ type commandServer struct {
 	accept func(target string) bool
 	h      func(ctx context.Context, r *Request) (any, error)
 	slots  chan struct{}
+}
+
+// peek hears at once of a cancellation, for which take is too late while it waits for a slot. What has not begun by then
+// is cancelled by take, in its turn.
+func (s *commandServer) peek(d *Delivery) {
+	if d.Retained || !bytes.Contains(d.Message.Payload, []byte(cancelCommand)) {
+		return
+	}
+	if r, err := s.parse(d); err == nil && r.Command == cancelCommand && (s.accept == nil || s.accept(r.Target)) {
+		s.c.requests.cancel(r.Sender, r.correlation)
+	}
 }
 
 // take starts a request. It waits for a slot.
@@ -88,8 +101,7 @@ func (s *commandServer) take(ctx context.Context, d *Delivery) {
 		c.requests.cancel(r.Sender, r.correlation)
 		return
 	case !time.Now().Before(r.Deadline):
-		_ = c.stats.reject(&message.Error{Reason: message.ReasonExpired, Rule: "is past its deadline"})
-		c.opts.Logger.Debug("expired command ignored", "topic", d.Topic, "command", r.Command, "sender", r.Sender)
+		s.expired(r)
 		return
 	}
 	life, end := c.handlerContext()
@@ -106,15 +118,32 @@ func (s *commandServer) take(ctx context.Context, d *Delivery) {
 	}
 	select {
 	case s.slots <- struct{}{}:
+		if run.Err() == nil {
+			c.mu.Lock()
+			c.handlers++
+			c.mu.Unlock()
+			go s.run(run, r, e)
+			return
+		}
+		<-s.slots
+	case <-run.Done():
 	case <-ctx.Done():
-		stop()
-		c.requests.drop(e)
-		return
 	}
-	c.mu.Lock()
-	c.handlers++
-	c.mu.Unlock()
-	go s.run(run, r, e)
+	if run.Err() == nil { // unsubscribed
+		c.requests.drop(e)
+	} else {
+		if !time.Now().Before(r.Deadline) {
+			s.expired(r)
+		}
+		c.requests.end(e, nil)
+	}
+	stop()
+}
+
+// expired counts a request that is not run because of its deadline. Nobody waits for an answer.
+func (s *commandServer) expired(r *Request) {
+	_ = s.c.stats.reject(&message.Error{Reason: message.ReasonExpired, Rule: "is past its deadline"})
+	s.c.opts.Logger.Debug("expired command ignored", "topic", r.Delivery.Topic, "command", r.Command, "sender", r.Sender)
 }
 
 // refuse answers a request that breaks a rule, which has been counted already. What can be read of it says where to.
@@ -336,10 +365,11 @@ func (q *requests) begin(r *Request, cancel context.CancelFunc) (e *execution, f
 	for range len(q.order) - maxRequests + 1 {
 		old := q.order[0]
 		q.order = q.order[1:]
-		if old.done {
-			delete(q.seen, old.key)
-		} else {
+		switch {
+		case !old.done:
 			q.order = append(q.order, old)
+		case q.seen[old.key] == old:
+			delete(q.seen, old.key)
 		}
 	}
 	q.seen[e.key] = e

@@ -110,6 +110,9 @@ func hand(in *inbound, targets []*Subscription) {
 			other := in.d
 			d = &other
 		}
+		if s.peek != nil && d.Invalid == nil {
+			s.peek(d)
+		}
 		if s.sink != nil {
 			s.sink(d)
 		} else {

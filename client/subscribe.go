@@ -24,6 +24,7 @@ type subscribing struct {
 	noLocal bool
 	invalid bool
 	queue   Queue
+	peek    func(d *Delivery) // called by the reader before the message is queued, must not wait
 }
 
 // WithMaxQoS bounds the QoS at which the broker sends; 2 by default.
