@@ -44,10 +44,9 @@ func (c *Client) broken(l *link, err error) {
 		}
 		c.disconnect(l, bad.Code, packet.Opt[uint32]{})
 		c.mu.Unlock()
-		select {
-		case <-l.down:
-		case <-time.After(goodbyeTimeout):
-		}
+		enough := time.AfterFunc(goodbyeTimeout, l.close)
+		_, _ = io.Copy(io.Discard, l.conn) // until the broker has read DISCONNECT and closed
+		enough.Stop()
 		l.close()
 		return
 	}
