@@ -40,6 +40,7 @@ type call struct {
 type callResult struct {
 	answer *Delivery
 	code   packet.Code // instead: why there will be none
+	err    error       // instead: why the request is not on its way
 }
 
 func (k *call) finish(r callResult) {
@@ -151,6 +152,7 @@ func (c *Client) Call(ctx context.Context, target, command string, parameters, r
 	k := c.calls.add(id)
 	defer c.calls.remove(id)
 	p.call = k
+	p.birth = ctx.Value(birthKey{}) == c
 
 	c.mu.Lock()
 	refused := c.responses.refused
@@ -165,17 +167,25 @@ func (c *Client) Call(ctx context.Context, target, command string, parameters, r
 		}
 		return fail(err)
 	}
+	var r callResult
 	select {
-	case r := <-k.result:
-		return c.outcome(target, command, r, result)
+	case r = <-k.result:
 	case <-ctx.Done():
+		select {
+		case r = <-k.result:
+		default:
+			r.err = ctx.Err()
+		}
 	case <-c.dying:
 		return fail(ErrClosed)
 	}
-	select {
-	case r := <-k.result:
+	switch {
+	case r.err == nil:
 		return c.outcome(target, command, r, result)
-	default:
+	case errors.Is(r.err, ErrExpired):
+		return c.gaveUp(ctx, target, command, timeout, true)
+	case !errors.Is(r.err, ctx.Err()):
+		return fail(r.err)
 	}
 	unsent := c.withdraw(p, ctx.Err())
 	if !unsent && errors.Is(ctx.Err(), context.Canceled) {
@@ -205,6 +215,7 @@ func (c *Client) withdraw(p *publication, why error) bool {
 	}
 	c.box.remove(p)
 	p.settle(why)
+	c.roomMade()
 	c.settled()
 	return true
 }

@@ -115,7 +115,7 @@ type Options struct {
 	Will     *Will
 
 	// Birth, when not nil, is called after each (re)connection once the subscriptions are confirmed, before the outbox
-	// drains. What it publishes with Publish and the ctx it is given goes out at once. An error ends that connection;
+	// drains. What it sends with Publish or Call and the ctx it is given goes out at once. An error ends that connection;
 	// Connect returns it.
 	Birth func(ctx context.Context, c *Client) error
 

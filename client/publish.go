@@ -317,6 +317,16 @@ func checkProperty(kv [2]string) error {
 	return nil
 }
 
+func (p *publication) expired() bool { return !p.deadline.IsZero() && !time.Now().Before(p.deadline) }
+
+// settle notes the final outcome; if it is an error, no answer will come. Client.mu is held.
+func (p *publication) settle(err error) {
+	p.Receipt.settle(err)
+	if err != nil && p.call != nil {
+		p.call.finish(callResult{err: err})
+	}
+}
+
 // A Receipt tells what became of an asynchronous publication. Its methods may be called concurrently.
 type Receipt struct {
 	c *Client
