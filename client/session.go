@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/lawnberry/lawnberry/internal/packet"
+	"github.com/lawnberry/lawnberry/topic"
 )
 
 // A session is the outgoing half of the session state [MQTT-4.1.0-1]: what is unacknowledged, in the order it was sent.
@@ -71,6 +72,9 @@ func (c *Client) submit(ctx context.Context, p *publication) error {
 			break
 		}
 		if l == nil {
+			if c.dropExpired(p.class); !c.box.full(p) {
+				break
+			}
 			displaced, err := c.box.makeRoom(p)
 			if err != nil {
 				return err
@@ -152,6 +156,7 @@ func (c *Client) pump(l *link) {
 	}
 	if c.box.len() < before {
 		c.roomMade()
+		c.settled() // nothing is left to be acknowledged if all were expired or refused
 	}
 }
 
@@ -173,9 +178,22 @@ func (c *Client) pumpAgain(l *link) {
 	}
 }
 
+// dropExpired takes out of the outbox what is past its deadline and takes room in a full class.
+func (c *Client) dropExpired(class topic.Class) {
+	for p := c.box.lanes[mainLane].head; p != nil; {
+		next := p.next
+		if p.class == class && p.expired() {
+			c.box.remove(p)
+			c.stats.expired.Add(1)
+			p.settle(ErrExpired)
+		}
+		p = next
+	}
+}
+
 // transmit appends p to l's write buffer, or settles it if it cannot go this way.
 func (c *Client) transmit(l *link, p *publication) {
-	if !p.deadline.IsZero() && !time.Now().Before(p.deadline) {
+	if p.expired() {
 		c.stats.expired.Add(1)
 		p.settle(ErrExpired)
 		return
