@@ -168,6 +168,9 @@ func TestSlow(t *testing.T) {
 
 func TestRefuse(t *testing.T) {
 	p, c := setup(t)
+	if got, err := echo(t, c, "hello", 5*time.Second); got != "hello" { // so that it has been accepted
+		t.Fatal(got, err)
+	}
 	p.Refuse(true)
 	if _, err := receive(dial(t, p), 1, 5*time.Second); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Error(err)
