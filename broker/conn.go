@@ -378,7 +378,7 @@ func (c *conn) handle(first byte, body []byte) (bool, error) {
 	case *packet.Disconnect:
 		return false, c.onDisconnect(p)
 	case *packet.Auth:
-		return true, protocolError("AUTH without an authentication method [MQTT-4.12.0-6]")
+		return true, protocolError("AUTH without an authentication method [MQTT-4.12.0-7]")
 	default:
 		return true, protocolError("a packet that only a server sends")
 	}
@@ -389,7 +389,7 @@ func (c *conn) handle(first byte, body []byte) (bool, error) {
 func (c *conn) onDisconnect(d *packet.Disconnect) error {
 	if e := d.Properties.SessionExpiry; e.OK {
 		if c.neverExpire && e.V != 0 {
-			return protocolError("DISCONNECT: session expiry after a CONNECT without one [MQTT-3.14.2-2]")
+			return protocolError("DISCONNECT: session expiry after a CONNECT without one (section 3.14.2.2.2)")
 		}
 		c.session.mu.Lock()
 		c.session.expiry = expiryOf(e.V)

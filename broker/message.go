@@ -17,6 +17,7 @@ type message struct {
 	retain  bool
 	urgent  bool // goes in the lane that overtakes
 	expires int64
+	routed  uint64 // a retained message's: the generation of the tree that it was fanned out by; guarded by its topic's stripe
 }
 
 // never is the value of message.expires for a message without an expiry.

@@ -67,7 +67,9 @@ func (b *Broker) distribute(m *message, routes *routeCache) (code packet.Code, f
 		b.log.Warn("retained message not stored: too many", "topic", m.topic, "limit", b.limits.retained)
 	}
 	// The route is read after the store: who subscribed before gets m live, who subscribed later finds it stored.
-	code, fullest = b.fanOut(m, routes.route(b, m.topic))
+	r := routes.route(b, m.topic)
+	m.routed = r.generation
+	code, fullest = b.fanOut(m, r)
 	switch {
 	case !stored:
 		code = packet.QuotaExceeded
@@ -142,7 +144,7 @@ func (c *conn) onPublish(first byte, body []byte) error {
 		}
 		if c.pending >= receiveMax && c.version == packet.V5 { // MQTT 3.1.1 has no such limit
 			return &packet.Error{Code: packet.ReceiveMaximumExceeded,
-				Text: fmt.Sprintf("more than %d QoS 2 messages without PUBREL [MQTT-3.3.4-9]", receiveMax)}
+				Text: fmt.Sprintf("more than %d QoS 2 messages without PUBREL [MQTT-3.3.4-7]", receiveMax)}
 		}
 	}
 	code := c.forbidden(topic)
@@ -207,7 +209,7 @@ func (c *conn) topicOf(p *packet.Publish) (string, error) {
 	}
 	if len(p.Topic) == 0 {
 		if alias > len(c.aliases) || alias == 0 || c.aliases[alias-1] == "" {
-			return "", protocolError("PUBLISH: unknown topic alias [MQTT-3.3.2-8]")
+			return "", protocolError("PUBLISH: unknown topic alias (section 3.3.2.3.4)")
 		}
 		return c.aliases[alias-1], nil
 	}

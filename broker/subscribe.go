@@ -48,7 +48,7 @@ func (c *conn) subscribe(e *packet.Subscription, id uint32) (sub *subscription, 
 	return sub, isNew, packet.Code(e.QoS)
 }
 
-// sendRetained queues the retained messages that match sub.
+// sendRetained queues the retained messages that match sub, but for those that came live since sub is there.
 func (c *conn) sendRetained(sub *subscription) {
 	b, s := c.broker, c.session
 	d := sub.delivery()
@@ -58,7 +58,7 @@ func (c *conn) sendRetained(sub *subscription) {
 		}
 		mu := b.retained.stripe(m.topic)
 		mu.Lock()
-		if m := b.retained.get(m.topic, b.now()); m != nil {
+		if m := b.retained.get(m.topic, b.now()); m != nil && m.routed < sub.since {
 			s.enqueue(m, d, true, true)
 		}
 		mu.Unlock()

@@ -18,6 +18,7 @@ type subscription struct {
 	asPublish bool // retain as published
 	id        uint32
 	group     *group    // nil for an ordinary subscription
+	since     uint64    // the generation of the tree from which on it is there
 	index     int       // in node.subs or group.members; guarded by tree.mu
 	own       *delivery // of this subscription alone, for a group
 }
@@ -53,7 +54,8 @@ type tree struct {
 func (t *tree) add(sub *subscription, groupName, filter string) (isNew bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	defer t.generation.Add(1)
+	sub.since = t.generation.Load() + 1
+	defer t.generation.Store(sub.since)
 	s := sub.session
 	old := s.subs[sub.filter]
 	if old != nil {
@@ -169,6 +171,7 @@ func (t *tree) prune(n *node) {
 // A route is how the messages of one topic from one publisher are distributed, as of one generation of the tree.
 type route struct {
 	topic      string
+	generation uint64
 	deliveries []*delivery
 	groups     []*group
 }
@@ -197,7 +200,7 @@ func (t *tree) match(topic string, from *session) (route, uint64) {
 	generation := t.generation.Load()
 	m.walk(&t.root, topic, true)
 	t.mu.RUnlock()
-	return route{topic: topic, deliveries: m.deliveries, groups: m.groups}, generation
+	return route{topic: topic, generation: generation, deliveries: m.deliveries, groups: m.groups}, generation
 }
 
 // matching collects one route.
