@@ -13,7 +13,7 @@ func withAlias(alias uint16) func(*packet.Publish) {
 }
 
 // Aliases of the client: learned, used, changed; and the same for the publisher's next message with a topic.
-func TestMQTT_3_3_2_7_InboundTopicAlias(t *testing.T) {
+func TestMQTT_3_3_2_12_InboundTopicAlias(t *testing.T) {
 	t.Parallel()
 	b := start(t, Options{})
 	sub := connect(t, b, packet.V5, "sub")
@@ -37,7 +37,7 @@ func TestMQTT_3_3_2_7_InboundTopicAlias(t *testing.T) {
 	}
 }
 
-// Aliases that cannot be: unknown, 0, over the maximum, known only on the connection before [MQTT-3.3.2-7 to MQTT-3.3.2-12].
+// Aliases that cannot be: unknown, 0, over the maximum, known only on the connection before [MQTT-3.3.2-7 to MQTT-3.3.2-9].
 func TestMQTT_3_3_2_9_BadTopicAlias(t *testing.T) {
 	for _, test := range []struct {
 		name  string

@@ -174,8 +174,8 @@ func TestMQTT_4_4_0_1_ResumedInOrderWithDUP(t *testing.T) {
 	})
 }
 
-// After PUBREC nothing but PUBREL follows, also on a resumed session, where it keeps its place [MQTT-4.3.3-5, MQTT-4.4.0-1].
-func TestMQTT_4_3_3_5_NoPUBLISHAfterPUBREC(t *testing.T) {
+// After PUBREC nothing but PUBREL follows, also on a resumed session, where it keeps its place [MQTT-4.3.3-6, MQTT-4.4.0-1].
+func TestMQTT_4_3_3_6_NoPUBLISHAfterPUBREC(t *testing.T) {
 	each(t, func(t *testing.T, v packet.Version) {
 		b := start(t, Options{})
 		pub := connect(t, b, v, "pub")
@@ -217,21 +217,80 @@ func TestMQTT_4_3_3_5_NoPUBLISHAfterPUBREC(t *testing.T) {
 	})
 }
 
-// A PUBREC with a failure ends the flow: no PUBREL, nothing on resume, and its place in the receive maximum is free.
-func TestMQTT_4_3_3_4_PUBRECWithFailureEndsTheFlow(t *testing.T) {
+// A PUBACK or PUBREC with a failure ends the flow: no PUBREL, nothing on resume, its place in the receive maximum is free,
+// and no other member of a group gets it [MQTT-4.3.3-4, MQTT-4.4.0-2, MQTT-4.8.2-6].
+func TestMQTT_4_4_0_2_FailureEndsTheFlow(t *testing.T) {
+	for _, filter := range []string{"a", "$share/g/a"} {
+		for qos, kind := range map[byte]packet.Type{1: packet.PUBACK, 2: packet.PUBREC} {
+			t.Run(fmt.Sprint(filter, " ", kind), func(t *testing.T) {
+				t.Parallel()
+				b := start(t, Options{})
+				pub := connect(t, b, packet.V5, "pub")
+				sub := connect(t, b, packet.V5, "sub", keep, receiveMaximum(1))
+				sub.subscribe(filter, 2)
+				pub.publish("a", "1", qos)
+				pub.publish("a", "2", qos)
+				p := sub.getsFirst("a", "1", qos)
+				other := connect(t, b, packet.V5, "other")
+				other.subscribe("$share/g/a", 2)
+				sub.send(&packet.Ack{Kind: kind, ID: p.ID, Code: packet.QuotaExceeded})
+				sub.gets("a", "2", qos)
+				sub.nothing()
+				sub.hangUp("sub")
+				sub = connect(t, b, packet.V5, "sub", keep)
+				sub.nothing()
+				connect(t, b, packet.V5, "sub", clean)
+				other.nothing()
+			})
+		}
+	}
+}
+
+// [MQTT-3.3.1-3]: DUP says that this packet was sent before, not that the publisher's was.
+func TestMQTT_3_3_1_3_DUPIsNotForwarded(t *testing.T) {
+	each(t, func(t *testing.T, v packet.Version) {
+		b := start(t, Options{})
+		sub, pub := connect(t, b, v, "sub"), connect(t, b, v, "pub")
+		sub.subscribe("a", 2)
+		for _, qos := range []byte{1, 2} {
+			pub.publish("a", "x", qos, func(p *packet.Publish) { p.Dup = true })
+			if p := sub.gets("a", "x", qos); p.Dup {
+				t.Errorf("%s", describe(p))
+			}
+		}
+	})
+}
+
+// [MQTT-4.3.2-5]: after PUBACK an identifier stands for a new message, whatever DUP says.
+func TestMQTT_4_3_2_5_IdentifierAfterPUBACK(t *testing.T) {
+	each(t, func(t *testing.T, v packet.Version) {
+		b := start(t, Options{})
+		sub, pub := connect(t, b, v, "sub"), connect(t, b, v, "pub")
+		sub.subscribe("a", 2)
+		for i := range 3 {
+			p := outgoing("a", fmt.Sprint(i), 1, 5)
+			p.Dup = i > 0
+			pub.send(p)
+			pub.expectAck(packet.PUBACK, 5)
+			sub.gets("a", fmt.Sprint(i), 1)
+		}
+	})
+}
+
+// [MQTT-4.3.3-9]: after a PUBREC with a failure an identifier stands for a new message, and needs no PUBREL.
+func TestMQTT_4_3_3_9_IdentifierAfterARefusal(t *testing.T) {
 	t.Parallel()
 	b := start(t, Options{})
-	pub := connect(t, b, packet.V5, "pub")
-	sub := connect(t, b, packet.V5, "sub", keep, receiveMaximum(1))
+	sub, pub := connect(t, b, packet.V5, "sub"), connect(t, b, packet.V5, "pub")
 	sub.subscribe("a", 2)
-	pub.publish("a", "1", 2)
-	pub.publish("a", "2", 2)
-	p := sub.getsFirst("a", "1", 2)
-	sub.send(&packet.Ack{Kind: packet.PUBREC, ID: p.ID, Code: packet.QuotaExceeded})
-	sub.gets("a", "2", 2)
-	sub.nothing()
-	sub.hangUp("sub")
-	sub = connect(t, b, packet.V5, "sub", keep)
+	pub.send(outgoing("$SYS/x", "refused", 2, 5))
+	if code := pub.expectAck(packet.PUBREC, 5); code != packet.NotAuthorized {
+		t.Fatalf("%v", code)
+	}
+	pub.send(outgoing("a", "taken", 2, 5))
+	pub.expectAck(packet.PUBREC, 5)
+	pub.release(5)
+	sub.gets("a", "taken", 2)
 	sub.nothing()
 }
 
@@ -325,7 +384,7 @@ func TestSubscribeWhileMessagesAreInFlight(t *testing.T) {
 }
 
 // Never more than the client's receive maximum is unacknowledged, at no mixture of QoS; QoS 0 goes on; and once
-// acknowledged it goes on to the end, however often the limit was reached [MQTT-3.3.4-7, MQTT-4.9.0-2].
+// acknowledged it goes on to the end, however often the limit was reached [MQTT-3.3.4-9, MQTT-3.3.4-10, MQTT-4.9.0-2].
 func TestMQTT_4_9_0_2_ReceiveMaximumOfTheClient(t *testing.T) {
 	for _, limit := range []uint16{1, 2, 20} {
 		t.Run(fmt.Sprint(limit), func(t *testing.T) {
@@ -368,7 +427,7 @@ func TestMQTT_4_9_0_2_ReceiveMaximumOfTheClient(t *testing.T) {
 }
 
 // The receive maximum belongs to the connection: a resumed session starts to count anew, with the new limit.
-func TestMQTT_3_1_2_11_3_ReceiveMaximumIsPerConnection(t *testing.T) {
+func TestReceiveMaximumIsPerConnection(t *testing.T) {
 	t.Parallel()
 	b := start(t, Options{})
 	pub := connect(t, b, packet.V5, "pub")
@@ -394,8 +453,8 @@ func TestMQTT_3_1_2_11_3_ReceiveMaximumIsPerConnection(t *testing.T) {
 	sub.nothing()
 }
 
-// [MQTT-3.3.4-9]: a client that has more QoS 2 messages open than CONNACK allows is told 0x93; 3.1.1 knows no limit.
-func TestMQTT_3_3_4_9_ReceiveMaximumOfTheBroker(t *testing.T) {
+// [MQTT-3.3.4-7]: a client that has more QoS 2 messages open than CONNACK allows is told 0x93; 3.1.1 knows no limit.
+func TestMQTT_3_3_4_7_ReceiveMaximumOfTheBroker(t *testing.T) {
 	each(t, func(t *testing.T, v packet.Version) {
 		c, ack := connected(t, start(t, Options{}), v, "c")
 		limit := receiveMax

@@ -52,7 +52,7 @@ func TestMQTT_3_3_1_5_RetainedSetReplaceClear(t *testing.T) {
 }
 
 // Stored messages come with the lower of the two QoS, and again with every SUBSCRIBE.
-func TestMQTT_3_8_4_6_RetainedQoSAndAgain(t *testing.T) {
+func TestMQTT_3_8_4_4_RetainedQoSAndAgain(t *testing.T) {
 	each(t, func(t *testing.T, v packet.Version) {
 		b := start(t, Options{})
 		pub, c := connect(t, b, v, "pub"), connect(t, b, v, "c")
@@ -308,7 +308,7 @@ func TestRetainedLimit(t *testing.T) {
 	}
 }
 
-// Whoever subscribes while a state changes sees the states in their order, and the last one last.
+// Whoever subscribes while a state changes sees the states from then on in their order, each once.
 func TestSubscribingWhileTheStateChanges(t *testing.T) {
 	t.Parallel()
 	const n = 2000
@@ -327,7 +327,7 @@ func TestSubscribingWhileTheStateChanges(t *testing.T) {
 			last := -1
 			if err := c.collect(func(p *packet.Publish) bool {
 				var now int
-				if _, err := fmt.Sscan(string(p.Payload), &now); err != nil || now < last || last >= 0 && now > last+1 {
+				if _, err := fmt.Sscan(string(p.Payload), &now); err != nil || now <= last || last >= 0 && now > last+1 {
 					t.Errorf("state %q after %d", p.Payload, last)
 				}
 				last = now

@@ -218,8 +218,8 @@ func TestStaleExpiryEndsNothing(t *testing.T) {
 	}
 }
 
-// [MQTT-3.14.2-2]: what was begun without an expiry cannot ask for one at the end.
-func TestMQTT_3_14_2_2_ExpiryCannotBeginAtDISCONNECT(t *testing.T) {
+// What was begun without an expiry cannot ask for one at the end (section 3.14.2.2.2).
+func TestExpiryCannotBeginAtDISCONNECT(t *testing.T) {
 	t.Parallel()
 	b := start(t, Options{})
 	c := connect(t, b, packet.V5, "c")

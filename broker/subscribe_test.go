@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/lawnberry/lawnberry/internal/packet"
@@ -142,6 +143,71 @@ func TestMQTT_3_3_4_2_OverlappingSubscriptions(t *testing.T) {
 		c = connect(t, b, packet.V5, "kept", keep)
 		if got := ids(c.gets("kept", "z", 1)); got != "[77]" {
 			t.Errorf("after a resume: identifiers %s", got)
+		}
+	})
+}
+
+// [MQTT-3.8.4-4]: replacing a subscription loses nothing of what is published meanwhile.
+func TestMQTT_3_8_4_4_ReplacingLosesNothing(t *testing.T) {
+	t.Parallel()
+	const n = 3000
+	b := start(t, Options{})
+	pub, sub := connect(t, b, packet.V5, "pub"), connect(t, b, packet.V5, "sub")
+	sub.subscribe("load", 1)
+	var wg sync.WaitGroup
+	wg.Go(func() { pour(t, pub, "load", 1, n, 20, 1) })
+	again, _ := (&packet.Subscribe{ID: 9, Subscriptions: []packet.Subscription{{Filter: []byte("load"), QoS: 1}}}).Append(nil, packet.V5)
+	next := 1
+	if err := sub.collect(func(p *packet.Publish) bool {
+		if string(p.Payload) != fmt.Sprintf("%-20d", next) {
+			t.Errorf("got %s, want %d", describe(p), next)
+			return false
+		}
+		next++
+		if next%10 == 0 {
+			_, _ = sub.nc.Write(again)
+		}
+		return next <= n
+	}); err != nil {
+		t.Errorf("after %d: %v", next-1, err)
+	}
+	wg.Wait()
+}
+
+// [MQTT-3.10.4-3]: UNSUBSCRIBE does not end a flow that began, also across a resume.
+func TestMQTT_3_10_4_3_UnsubscribeCompletesFlows(t *testing.T) {
+	each(t, func(t *testing.T, v packet.Version) {
+		b := start(t, Options{})
+		pub, c := connect(t, b, v, "pub"), connect(t, b, v, "c", keep)
+		c.subscribe("a", 2)
+		pub.publish("a", "1", 2)
+		pub.publish("a", "2", 1)
+		c.getsFirst("a", "1", 2)
+		c.getsFirst("a", "2", 1)
+		c.unsubscribe("a")
+		c.hangUp("c")
+		c = connect(t, b, v, "c", keep)
+		one, two := c.getsFirst("a", "1", 2), c.getsFirst("a", "2", 1)
+		c.acknowledge(one)
+		c.acknowledge(two)
+		c.nothing()
+	})
+}
+
+// [MQTT-4.7.3-4]: topics are compared byte by byte, without any normalization.
+func TestMQTT_4_7_3_4_NoNormalization(t *testing.T) {
+	each(t, func(t *testing.T, v packet.Version) {
+		b := start(t, Options{})
+		names := []string{"a", "A", " a", "a ", "/a", "a/", "a//b", "a/b", "\u00e4", "a\u0308", "\ufeffa", "a\u200b"}
+		for i, filter := range names {
+			c := connect(t, b, v, fmt.Sprint("c", i))
+			c.subscribe(filter, 0)
+			for _, name := range names {
+				c.send(outgoing(name, "x", 0, 0))
+			}
+			c.gets(filter, "x", 0)
+			c.nothing()
+			c.leave(fmt.Sprint("c", i))
 		}
 	})
 }

@@ -78,8 +78,8 @@ func TestMQTT_3_1_2_8_Will(t *testing.T) {
 	}
 }
 
-// A Will has any QoS, may be retained, and may be empty [MQTT-3.1.2-12, MQTT-3.1.2-14 to 17].
-func TestMQTT_3_1_2_17_WillQoSAndRetain(t *testing.T) {
+// A Will has any QoS, may be retained, and may be empty [MQTT-3.1.2-12, MQTT-3.1.2-14, MQTT-3.1.2-15].
+func TestMQTT_3_1_2_15_WillQoSAndRetain(t *testing.T) {
 	each(t, func(t *testing.T, v packet.Version) {
 		b := start(t, Options{})
 		sub := connect(t, b, v, "sub")
