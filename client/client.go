@@ -112,7 +112,7 @@ func newClient(o Options) (*Client, error) {
 		box: newOutbox(o.Outbox), always: make(chan struct{}), dead: make(chan struct{}), halted: make(chan struct{}),
 	}
 	close(c.always)
-	c.life, c.kill = context.WithCancel(context.Background())
+	c.life, c.kill = context.WithCancel(context.WithValue(context.Background(), handlerKey{}, c))
 	c.dying = c.life.Done()
 	if c.id == "" {
 		c.id = newID()

@@ -104,9 +104,7 @@ func (s *commandServer) take(ctx context.Context, d *Delivery) {
 		s.expired(r)
 		return
 	}
-	life, end := c.handlerContext()
-	run, cancel := context.WithDeadline(life, r.Deadline)
-	stop := func() { cancel(); end() }
+	run, stop := context.WithDeadline(c.life, r.Deadline)
 	e, first := c.requests.begin(r, stop)
 	if !first {
 		stop()

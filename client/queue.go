@@ -1,7 +1,6 @@
 package client
 
 import (
-	"context"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -152,13 +151,8 @@ func (s *Subscription) stop() []item {
 	return left
 }
 
-// handlerKey marks the context of handlers with the Client that they belong to.
+// handlerKey marks the context of handlers, Client.life, with the Client that they belong to.
 type handlerKey struct{}
 
 // birthKey marks the context of Birth.
 type birthKey struct{}
-
-// handlerContext is what handlers of c run under.
-func (c *Client) handlerContext() (context.Context, context.CancelFunc) {
-	return context.WithCancel(context.WithValue(c.life, handlerKey{}, c))
-}

@@ -80,7 +80,7 @@ func (c *Client) Subscribe(ctx context.Context, filter string, h Handler, opts .
 		return nil, fmt.Errorf("subscribe %s: %w", filter, err)
 	}
 	s.h = h
-	s.ctx, s.cancel = c.handlerContext()
+	s.ctx, s.cancel = context.WithCancel(c.life)
 	c.mu.Lock()
 	if c.closing {
 		c.mu.Unlock()
