@@ -115,6 +115,7 @@ func TestCutAfter(t *testing.T) {
 	if _, err := echo(t, c, "hello", 5*time.Second); err == nil {
 		t.Fatal("the connection was not cut")
 	}
+	p.Close() // so that all is counted
 	if n := p.Passed(Up) + p.Passed(Down); n != 13 {
 		t.Errorf("%d bytes passed", n)
 	}
