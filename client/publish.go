@@ -244,11 +244,19 @@ func (c *Client) encode(full string, m *message.Message) (body []byte, compresse
 		lim.CompressAbove = -1
 		body, compressed, err = message.Encode(m, lim)
 	}
+	if err != nil {
+		return nil, false, encodeError(err)
+	}
+	return body, compressed, nil
+}
+
+// encodeError marks what is over the payload limit with ErrTooLarge.
+func encodeError(err error) error {
 	var bad *message.Error
 	if errors.As(err, &bad) && bad.Reason == message.ReasonTooLarge {
-		err = fmt.Errorf("%w: %w", ErrTooLarge, err)
+		return fmt.Errorf("%w: %w", ErrTooLarge, err)
 	}
-	return body, compressed, err
+	return err
 }
 
 func (c *Client) mustStayPlain(full string) bool {
