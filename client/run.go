@@ -27,9 +27,7 @@ func (c *Client) run(ctx, first context.Context, result chan<- error) {
 		if err == nil {
 			up := time.Now()
 			err = c.serve(ctx, trying, l, present, !established, func() {
-				if established {
-					c.stats.reconnects.Add(1)
-				} else {
+				if !established {
 					established, trying = true, ctx
 					result <- nil
 				}
@@ -142,6 +140,9 @@ func (c *Client) serve(ctx, setup context.Context, l *link, present, first bool,
 		c.mu.Lock()
 		l.ready = true
 		c.since = time.Now()
+		if !first {
+			c.stats.reconnects.Add(1)
+		}
 		c.pump(l)
 		c.mu.Unlock()
 		c.opts.Logger.Info("connected", "broker", c.endpoint.name, "client", c.id, "mqtt", l.version.String(), "session", present)
