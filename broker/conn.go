@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -165,7 +166,7 @@ func (c *conn) writeLoop() {
 		if stopping {
 			c.broker.putBuffer(buf)
 			if silent {
-				_ = c.nc.Close()
+				c.broker.hangUpOn(c.nc)
 			} else {
 				_ = c.nc.SetReadDeadline(time.Now()) // the reader wakes and closes
 			}
@@ -178,6 +179,9 @@ func (c *conn) writeLoop() {
 // answer has everything that came before; but it does not let an endless stream delay them for long.
 // Caller holds session.mu.
 func (c *conn) appendPongs(buf []byte) []byte {
+	if c.pongs == 0 {
+		return buf
+	}
 	if c.deferred++; len(buf) >= writeSize && c.deferred < 16 {
 		return buf
 	}
@@ -457,7 +461,7 @@ func (c *conn) run() {
 	if c.said() {
 		c.linger()
 	}
-	_ = c.nc.Close()
+	c.broker.hangUpOn(c.nc)
 }
 
 // linger gives the peer a moment to read what was written last: closing with unread input makes the kernel reset the
@@ -478,6 +482,24 @@ func (c *conn) linger() {
 			return
 		}
 	}
+}
+
+// hangUpOn closes nc, with the goodbye that TLS and WebSocket have if the peer takes it soon.
+func (b *Broker) hangUpOn(nc net.Conn) {
+	t := time.AfterFunc(2*b.limits.farewell, func() { cut(nc) })
+	defer t.Stop()
+	_ = nc.Close()
+}
+
+// cut closes nc at once, without a goodbye.
+func cut(nc net.Conn) {
+	if c, ok := nc.(*wsConn); ok {
+		nc = c.Conn
+	}
+	if c, ok := nc.(*tls.Conn); ok {
+		nc = c.NetConn()
+	}
+	_ = nc.Close()
 }
 
 // said reports whether the client could be answered to the end.

@@ -32,26 +32,26 @@ func (s *striped) of(id string) *sync.Mutex {
 func (b *Broker) serve(nc net.Conn, remote string) {
 	c := &conn{broker: b, nc: nc, remote: remote, done: make(chan struct{}), maxPacket: maxPacketSize, sendMax: math.MaxUint16, problemInfo: true}
 	if !b.admit(c) {
-		_ = nc.Close()
+		cut(nc)
 		return
 	}
 	defer b.forget(c)
 	c.reader = packet.NewReader(c, handshakePacket)
 	_ = nc.SetDeadline(time.Now().Add(b.limits.handshake))
 	if b.ctx.Err() != nil { // Stop came between, and its deadline is overwritten
-		_ = nc.Close()
+		cut(nc)
 		return
 	}
 	connect, err := c.readConnect()
 	if err != nil {
 		b.log.Info("connection refused", "remote", remote, "error", err)
 		c.linger()
-		_ = nc.Close()
+		b.hangUpOn(nc)
 		return
 	}
 	if !c.welcome(connect) {
 		c.linger()
-		_ = nc.Close()
+		b.hangUpOn(nc)
 		return
 	}
 	c.run()

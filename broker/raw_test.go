@@ -2,12 +2,20 @@ package broker
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"math/big"
 	"net"
+	"net/http"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -66,16 +74,35 @@ func start(t testing.TB, o Options) *Broker {
 	return b
 }
 
-// url returns the address of b's first listener of a network.
-func url(t testing.TB, b *Broker, network string) string {
+// url returns the address of b's first listener of a scheme.
+func url(t testing.TB, b *Broker, scheme string) string {
 	t.Helper()
 	for e := range b.Endpoints() {
-		if e.Network == network {
+		if strings.HasPrefix(e.URL, scheme+"://") {
 			return e.URL
 		}
 	}
-	t.Fatalf("no listener for %s", network)
+	t.Fatalf("no listener for %s", scheme)
 	return ""
+}
+
+// everywhere returns listeners of every kind, but for the TCP one that start adds.
+func everywhere(t testing.TB) []Listener {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret := &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
+	return []Listener{
+		{Network: "ws", Address: "127.0.0.1:0"}, {Network: "unix", Address: filepath.Join(t.TempDir(), "s")},
+		{Network: "tcp", Address: "127.0.0.1:0", TLS: secret}, {Network: "ws", Address: "127.0.0.1:0", TLS: secret},
+	}
 }
 
 // A raw is a client made of a connection and nothing else.
@@ -95,25 +122,30 @@ func newRaw(t testing.TB, b *Broker, nc net.Conn) *raw {
 	return &raw{t: t, b: b, nc: nc, r: packet.NewReader(nc, 0), v: packet.V5}
 }
 
-// dial opens a connection over "tcp", "unix", "ws" or "pipe" (in-process).
-func dial(t testing.TB, b *Broker, network string) *raw {
+// dial opens a connection over "tcp", "ssl", "unix", "ws", "wss" or "pipe" (in-process).
+func dial(t testing.TB, b *Broker, scheme string) *raw {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patient)
 	defer cancel()
+	trusting := &tls.Config{InsecureSkipVerify: true} // certificates are not what is tested
 	var nc net.Conn
 	var err error
-	switch network {
+	switch scheme {
 	case "pipe":
 		nc, err = b.Dial(ctx)
-	case "ws":
+	case "ws", "wss":
+		web := &http.Transport{TLSClientConfig: trusting}
+		t.Cleanup(web.CloseIdleConnections)
 		var ws *websocket.Conn
-		ws, _, err = websocket.Dial(ctx, url(t, b, "ws"), &websocket.DialOptions{Subprotocols: []string{"mqtt"}})
+		ws, _, err = websocket.Dial(ctx, url(t, b, scheme), &websocket.DialOptions{Subprotocols: []string{"mqtt"}, HTTPClient: &http.Client{Transport: web}})
 		if err == nil {
 			nc = websocket.NetConn(context.Background(), ws, websocket.MessageBinary)
 		}
+	case "ssl":
+		nc, err = (&tls.Dialer{Config: trusting}).DialContext(ctx, "tcp", strings.TrimPrefix(url(t, b, scheme), "ssl://"))
 	default:
-		_, address, _ := strings.Cut(url(t, b, network), "://")
-		nc, err = (&net.Dialer{}).DialContext(ctx, network, address)
+		_, address, _ := strings.Cut(url(t, b, scheme), "://")
+		nc, err = (&net.Dialer{}).DialContext(ctx, scheme, address)
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -397,11 +397,11 @@ func TestSimultaneousTakeovers(t *testing.T) {
 
 // A stalled connection does not keep its session from being taken over soon.
 func TestTakeoverOfAStalledConnection(t *testing.T) {
-	for _, network := range []string{"tcp", "unix", "ws", "pipe"} {
+	for _, network := range []string{"tcp", "ssl", "unix", "ws", "wss", "pipe"} {
 		t.Run(network, func(t *testing.T) {
 			t.Parallel()
 			b := start(t, Options{
-				Listeners: []Listener{{Network: "ws", Address: "127.0.0.1:0"}, {Network: "unix", Address: t.TempDir() + "/s"}},
+				Listeners: everywhere(t),
 				tune:      func(l *limits) { l.stall = time.Hour }, // only the takeover may end it
 			})
 			stalled := dial(t, b, network)

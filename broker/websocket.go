@@ -129,11 +129,3 @@ func (c *wsConn) Close() error {
 	_ = c.SetDeadline(time.Now().Add(c.farewell))
 	return c.ws.Close(c.status, "")
 }
-
-// cut closes nc at once, without a goodbye.
-func cut(nc net.Conn) {
-	if c, ok := nc.(*wsConn); ok {
-		nc = c.Conn
-	}
-	_ = nc.Close()
-}
