@@ -114,11 +114,14 @@ func (p *Proxy) get(d Direction) (Faults, <-chan struct{}) {
 	return p.faults[d], p.changed
 }
 
-// spend takes n from the budget until the next cut. It returns how many bytes may pass before it, and whether it comes
-// then.
-func (p *Proxy) spend(n int) (pass int, cut bool) {
+// spend takes n from the budget until the next cut. It returns how many bytes may pass over c before it, and whether it
+// comes then.
+func (p *Proxy) spend(c *pair, n int) (pass int, cut bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if c.spent {
+		return 0, true
+	}
 	if p.budget == 0 {
 		return n, false
 	}
@@ -128,6 +131,7 @@ func (p *Proxy) spend(n int) (pass int, cut bool) {
 	}
 	n = int(p.budget)
 	p.budget = 0
+	c.spent = true
 	return n, true
 }
 
@@ -169,10 +173,11 @@ func (p *Proxy) accept() {
 
 // A pair is a connection through the proxy: who connected, and the target.
 type pair struct {
-	p    *Proxy
-	ends [2]net.Conn
-	once sync.Once
-	done chan struct{} // closed when it is cut
+	p     *Proxy
+	ends  [2]net.Conn
+	once  sync.Once
+	done  chan struct{} // closed when it is cut
+	spent bool          // about to be cut by CutAfter; guarded by p.mu
 }
 
 // packet is what one read brought, and when it is due at the other end.
@@ -246,7 +251,7 @@ func (c *pair) write(d Direction, queue <-chan packet) {
 			if f.Chunk > 0 {
 				n = min(n, f.Chunk)
 			}
-			pass, cut := c.p.spend(n)
+			pass, cut := c.p.spend(c, n)
 			wrote, err := to.Write(k.data[:pass])
 			c.p.passed[d].Add(int64(wrote))
 			if cut || err != nil {
