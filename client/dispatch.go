@@ -75,9 +75,15 @@ func (r *receiver) publish() error {
 	invalid := c.judge(in, n)
 
 	c.mu.Lock()
-	if p.QoS > 0 && c.knows(l, p, n) {
-		c.mu.Unlock()
-		return nil
+	if p.QoS > 0 {
+		if l.open++; l.open > receiveMaximum && l.version == packet.V5 { // [MQTT-3.3.4-9]
+			c.mu.Unlock()
+			return &packet.Error{Code: packet.ReceiveMaximumExceeded, Text: "PUBLISH: more unacknowledged than our receive maximum"}
+		}
+		if c.knows(l, p, n) {
+			c.mu.Unlock()
+			return nil
+		}
 	}
 	targets, known := c.route(n, p, &in.d.Message)
 	if invalid != nil {

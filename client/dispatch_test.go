@@ -2,7 +2,10 @@ package client
 
 import (
 	"context"
+	"errors"
 	"testing"
+
+	"github.com/lawnberry/lawnberry/internal/packet"
 )
 
 // A delivery belongs to its handler: what one does to it no other sees.
@@ -24,4 +27,71 @@ func TestDeliveryBelongsToHandler(t *testing.T) {
 		publish(t, c, "a/b", "x")
 	}
 	k.wait(t, handlers*messages)
+}
+
+// A broker that has more messages unacknowledged than it was allowed breaks the protocol; one that completes them may
+// go on.
+func TestReceiveMaximumExceeded(t *testing.T) {
+	const completed = 100
+	ready, said := make(chan struct{}), make(chan packet.Code, 1)
+	sent := func(id int) packet.Packet {
+		return &packet.Publish{Topic: []byte("lawnberry/a/b"), QoS: 2, ID: uint16(id)}
+	}
+	dial := scripted(t, func(n int, s *script) {
+		if s.accept(packet.Connack{}) == nil || n > 0 {
+			s.drain()
+			return
+		}
+		<-ready
+		more := make(chan struct{})
+		go func() {
+			for id := 1; id <= receiveMaximum; id++ {
+				s.send(sent(id))
+			}
+			for id := 1; id <= completed; id++ {
+				s.send(&packet.Ack{Kind: packet.PUBREL, ID: uint16(id)})
+			}
+			<-more
+			for id := 1; id <= completed+1; id++ {
+				s.send(sent(receiveMaximum + id))
+			}
+		}()
+		received, done := 0, 0
+		for {
+			first, body, err := s.rd.Next()
+			switch {
+			case err != nil:
+				t.Error(err)
+				close(said)
+				return
+			case packet.Type(first>>4) == packet.PUBREC:
+				received++
+			case packet.Type(first>>4) == packet.PUBCOMP:
+				if done++; done == completed {
+					close(more)
+				}
+			case packet.Type(first>>4) == packet.DISCONNECT:
+				if received != receiveMaximum+completed {
+					t.Errorf("%d PUBREC, want %d", received, receiveMaximum+completed)
+				}
+				said <- packet.Code(body[0])
+				return
+			}
+		}
+	})
+	cause := make(chan error, 4)
+	c := connect(t, Options{Dial: dial, OnState: func(up bool, err error) {
+		if !up {
+			cause <- err
+		}
+	}})
+	close(ready)
+	if code := <-said; code != packet.ReceiveMaximumExceeded {
+		t.Errorf("DISCONNECT with %v", code)
+	}
+	var e *DisconnectError
+	if err := <-cause; !errors.As(err, &e) || !e.Ours {
+		t.Error(err)
+	}
+	eventually(t, "it is back", c.Connected)
 }

@@ -187,6 +187,9 @@ func (c *Client) control(l *link, kind packet.Type, id uint16, code packet.Code)
 	if l.farewell {
 		return
 	}
+	if kind == packet.PUBACK || kind == packet.PUBCOMP {
+		l.open = max(l.open-1, 0) // the message may have come over an earlier link
+	}
 	l.out = packet.AppendAck(l.out, kind, l.version, id, code)
 	l.push()
 }

@@ -41,6 +41,7 @@ type link struct {
 	err        error     // why it ended
 	ackAhead   int       // unacknowledged messages at which slow handlers are not waited for
 	ackBlocked int       // finished messages behind an unfinished one, at which neither
+	open       int       // QoS 1 and 2 received and not acknowledged to the end
 
 	wake  chan struct{}  // the writer has something to do
 	down  chan struct{}  // closed when the link has failed
