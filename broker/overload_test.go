@@ -374,3 +374,24 @@ func TestResetUnderLoad(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+// What a publisher's routes cost is bounded, whether it uses many topics or its topics have many subscribers.
+func TestRouteCacheIsBounded(t *testing.T) {
+	t.Parallel()
+	for _, subscribers := range []int{1, 100} {
+		b := &Broker{}
+		for i := range subscribers {
+			subscribeTo(&b.tree, newTestSession(fmt.Sprint(i)), "t/#")
+		}
+		c := routeCache{routes: make(map[string]*route)}
+		for i := range 3 * maxRoutes / (1 + subscribers) {
+			name := fmt.Sprint("t/", i)
+			if r := c.route(b, name); len(r.deliveries) != subscribers || c.route(b, name) != r {
+				t.Fatalf("%s: %d deliveries, or not remembered", name, len(r.deliveries))
+			}
+			if held := len(c.routes) * (1 + subscribers); held > maxRoutes+1+subscribers || held != c.size {
+				t.Fatalf("%d topics are remembered, size %d", len(c.routes), c.size)
+			}
+		}
+	}
+}

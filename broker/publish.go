@@ -14,10 +14,11 @@ type routeCache struct {
 	from       *session
 	generation uint64
 	routes     map[string]*route
+	size       int // topics, and the deliveries of each
 }
 
-// maxRoutes bounds a cache; a publisher of more topics starts it afresh now and then.
-const maxRoutes = 1024
+// maxRoutes bounds the size of a cache; a publisher of more topics starts it afresh now and then.
+const maxRoutes = 16_384
 
 // known returns the cached route's own copy of topic, to save making another.
 func (c *routeCache) known(topic []byte) (string, bool) {
@@ -36,18 +37,24 @@ func (c *routeCache) route(b *Broker, topic string) *route {
 				return r
 			}
 		} else {
-			clear(c.routes)
+			c.forget()
 		}
 	}
 	r, generation := b.tree.match(topic, c.from)
 	if c.routes != nil {
-		if generation != c.generation || len(c.routes) >= maxRoutes {
-			clear(c.routes)
+		if generation != c.generation || c.size >= maxRoutes {
+			c.forget()
 			c.generation = generation
 		}
 		c.routes[topic] = &r
+		c.size += 1 + len(r.deliveries) + len(r.groups)
 	}
 	return &r
+}
+
+func (c *routeCache) forget() {
+	clear(c.routes)
+	c.size = 0
 }
 
 // distribute stores m when it is retained, and queues it for everyone it concerns. It never waits for a subscriber.
