@@ -173,7 +173,10 @@ func (s *commandServer) run(ctx context.Context, r *Request, e *execution) {
 			err = &CommandError{Code: CodeCancelled, Message: "cancelled while it ran: outcome unknown"}
 		}
 	}
-	c.requests.end(e, c.answerRequest(r, result, err, time.Since(begin)))
+	answer := c.answerRequest(r, result, err, time.Since(begin))
+	if repeated := c.requests.end(e, answer); repeated && answer != nil {
+		_ = answer.send(c) // logged there
+	}
 }
 
 func (s *commandServer) call(ctx context.Context, r *Request) (result any, err error) {
@@ -344,6 +347,7 @@ type execution struct {
 	key, caller string
 	cancel      context.CancelFunc
 	done        bool
+	repeated    bool // it came again before it was done
 	answer      *reply
 }
 
@@ -375,10 +379,12 @@ func (q *requests) begin(r *Request, cancel context.CancelFunc) (e *execution, f
 	return e, true
 }
 
-func (q *requests) end(e *execution, answer *reply) {
+// end keeps the answer. It reports whether the request has come again meanwhile.
+func (q *requests) end(e *execution, answer *reply) (repeated bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	e.done, e.answer = true, answer
+	return e.repeated
 }
 
 // drop forgets an execution that was not begun after all.
@@ -389,9 +395,11 @@ func (q *requests) drop(e *execution) {
 	delete(q.seen, e.key)
 }
 
+// answerOf returns the answer to a request that came again, or nil while there is none: who runs it answers twice then.
 func (q *requests) answerOf(e *execution) *reply {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	e.repeated = !e.done
 	return e.answer
 }
 
