@@ -153,11 +153,13 @@ func TestSlowSessionIsClosed(t *testing.T) {
 		pub, slow := connect(t, b, v, "pub"), connect(t, b, v, "slow", keep)
 		slow.subscribe("load", 1)
 		inflight := maxInflight
-		if refused := pour(t, pub, "load", 1, inflight, 10, 1); refused != 0 {
-			t.Fatalf("%d refused", refused)
-		}
-		for range inflight { // not acknowledged
-			expect[*packet.Publish](slow)
+		for i := 0; i < inflight; i += 64 {
+			if refused := pour(t, pub, "load", 1+i, 64, 10, 1); refused != 0 {
+				t.Fatalf("%d refused", refused)
+			}
+			for range 64 { // not acknowledged
+				expect[*packet.Publish](slow)
+			}
 		}
 		pour(t, pub, "load", inflight+1, 100, 10, 1)
 		slow.nothing()
@@ -189,10 +191,11 @@ func TestResumeWithAFullQueueUnderLoad(t *testing.T) {
 		t.Error(err)
 	}
 	c.nothing()
-	pour(t, pub, "load", 1, 110, 10, 1)
+	pour(t, pub, "load", 1, 10, 10, 1)
 	for i := range 10 {
 		c.getsFirst("load", fmt.Sprintf("%-10d", i+1), 1)
 	}
+	pour(t, pub, "load", 11, 100, 10, 1)
 	pour(t, pub, "load", 0, 1, 10, 1)
 	c.ends(packet.QuotaExceeded)
 }
@@ -208,17 +211,24 @@ func TestStuckSessionSlowsNobody(t *testing.T) {
 	r, _ := b.tree.match("load", nil)
 	m := newMessage("load", &packet.Properties{}, nil, b.now())
 	m.qos = 1
-	waitFor(t, "the session to be stuck", func() bool {
+	progress := func() int64 {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		return b.now()-s.progress > int64(patience)
-	})
+		return s.progress
+	}
+	waitFor(t, "the session to be stuck", func() bool { return b.now()-progress() > int64(patience) })
 	if v := s.enqueue(m, r.deliveries[0], false, false); v != accepted {
 		t.Errorf("a stuck session: verdict %d", v)
 	}
+	before := progress()
 	c.gets("load", fmt.Sprintf("%-10d", 1), 1)
 	c.getsFirst("load", fmt.Sprintf("%-10d", 2), 1)
-	if v := s.enqueue(m, r.deliveries[0], false, false); v != brimming {
+	after := progress()
+	if after <= before {
+		t.Error("what was sent is no progress")
+	}
+	begun := b.now()
+	if v := s.enqueue(m, r.deliveries[0], false, false); v != brimming && begun-after < int64(patience)/2 && b.now()-begun < int64(patience)/2 {
 		t.Errorf("a session that goes on: verdict %d", v)
 	}
 }
