@@ -17,18 +17,19 @@ const (
 
 // Reasons that several keys share.
 const (
-	noRates     = "rate limits per client are not enforced yet"
-	noRetry     = "messages are repeated by the MQTT session itself; there is no second layer of attempts"
-	noEncrypt   = "payloads are not encrypted yet: use broker.tls"
-	noSigning   = "messages are not signed yet"
-	noAccess    = "permissions are not there yet: everyone who may connect may publish and subscribe everything"
-	noMetrics   = "metrics are not exported yet"
-	noChecks    = "health is judged by the services' own heartbeats only"
-	noWebBridge = "the bridge for browsers is not there yet"
-	noHomeAsst  = "the bridge to Home Assistant is not there yet"
-	noCloud     = "logs are not sent over the network yet"
-	noMocks     = "no services are simulated by serve yet: lawnberry demo runs a whole mower"
-	noDebug     = "only debug.enabled works yet"
+	noRates      = "rate limits per client are not enforced yet"
+	noTopicRates = "lawnberry topic shows the limits, but nothing enforces them yet"
+	noRetry      = "messages are repeated by the MQTT session itself; there is no second layer of attempts"
+	noEncrypt    = "payloads are not encrypted yet: use broker.tls"
+	noSigning    = "messages are not signed yet"
+	noAccess     = "permissions are not there yet: everyone who may connect may publish and subscribe everything"
+	noMetrics    = "metrics are not exported yet"
+	noChecks     = "health is judged by the services' own heartbeats only"
+	noWebBridge  = "the bridge for browsers is not there yet"
+	noHomeAsst   = "the bridge to Home Assistant is not there yet"
+	noCloud      = "logs are not sent over the network yet"
+	noMocks      = "no services are simulated by serve yet: lawnberry demo runs a whole mower"
+	noDebug      = "only debug.enabled works yet"
 )
 
 // logLevels are the names that the log level keys take; see level.
@@ -141,7 +142,8 @@ func specs() []*spec {
 			doc:     "Patterns of topics whose last message the broker keeps, beside the standard ones."},
 		{path: "topics.rate_limits", at: func(c *Config) any { return &c.Topics.RateLimits }, max: maxCount, item: checkFilter,
 			unit: "messages per minute", example: `{"sensors/imu/data": 600}`,
-			doc: "Limit per concrete topic, by pattern, instead of the standard one; 0 is no limit. Topics below safety/ have none."},
+			doc:         "Limit per concrete topic, by pattern, instead of the standard one; 0 is no limit. Topics below safety/ have none.",
+			unsupported: noTopicRates},
 
 		{path: "protocols.validation.enabled", at: func(c *Config) any { return &c.Protocols.Validation.Enabled },
 			doc:         "Check messages.",

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/lawnberry/lawnberry/client"
 )
 
 func (t *tool) callVerb() *cobra.Command {
@@ -59,9 +61,12 @@ func (t *tool) call(ctx context.Context, d *dialler, args []string, timed bool) 
 	limited, cancel := context.WithTimeout(ctx, d.timeout)
 	defer cancel()
 	var result json.RawMessage
-	began := time.Now()
-	err = c.Call(limited, target, command, parameters, &result)
-	took := time.Since(began)
+	var took time.Duration
+	if err = checkAlive(limited, c, target, command); err == nil {
+		began := time.Now()
+		err = c.Call(limited, target, command, parameters, &result)
+		took = time.Since(began)
+	}
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
@@ -81,4 +86,39 @@ func (t *tool) call(ctx context.Context, d *dialler, args []string, timed bool) 
 	}
 	_, err = fmt.Fprintf(t.stdout, "%s\n", pretty.Bytes())
 	return err
+}
+
+// checkAlive returns an error when target is the id of a service that has said goodbye or died, and no other service of
+// that type is there. The broker may still keep such a service's session, in which a command would wait for the next start.
+func checkAlive(ctx context.Context, c *client.Client, target, command string) error {
+	r := newRoll()
+	s, err := c.Subscribe(ctx, "system/services/+/status", func(_ context.Context, d *client.Delivery) { r.add(d) })
+	if err != nil {
+		return err
+	}
+	if err := roundTrip(ctx, c); err != nil {
+		return err
+	}
+	if err := r.quiet(ctx); err != nil {
+		return err
+	}
+	if err := s.Unsubscribe(ctx); err != nil {
+		return err
+	}
+	var gone *serviceInfo
+	for _, f := range r.list() {
+		switch {
+		case f.ID == target && f.gone():
+			gone = &f
+		case f.Type == target && !f.gone():
+			return nil
+		}
+	}
+	if gone == nil {
+		return nil
+	}
+	return &client.CommandError{
+		Service: target, Command: command, Code: client.CodeOffline,
+		Message: fmt.Sprintf("%s is offline, last seen %s ago", target, gone.age()),
+	}
 }

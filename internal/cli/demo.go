@@ -72,6 +72,9 @@ func (s *showing) run(ctx context.Context, t *tool) error {
 		if err := checkURL(s.broker); err != nil {
 			return err
 		}
+		if err := s.checkFree(ctx, t); err != nil {
+			return err
+		}
 	}
 	live := !t.json && isTerminal(t.stdout) && t.getenv("TERM") != "dumb"
 	tail := &logTail{out: t.stderr}
@@ -111,6 +114,25 @@ func (s *showing) run(ctx context.Context, t *tool) error {
 		err = errors.New("demo: " + complaint(summary))
 	}
 	return err
+}
+
+// checkFree refuses a broker on which services run that the demo would push out: they may drive a real mower.
+func (s *showing) checkFree(ctx context.Context, t *tool) error {
+	found, err := t.discover(ctx, &dialler{broker: s.broker, timeout: connectTimeout})
+	if err != nil {
+		return err
+	}
+	var taken []string
+	for _, f := range found {
+		if !f.gone() && slices.Contains(demo.ServiceIDs(), f.ID) {
+			taken = append(taken, f.ID)
+		}
+	}
+	if taken == nil {
+		return nil
+	}
+	return failf(exitRefused, "on %s these services run already, and the demo would take their place: %s; "+
+		"stop them, or leave out --broker for a demo with a broker of its own", s.broker, strings.Join(taken, ", "))
 }
 
 // startDemo starts a demo, in a data directory of its own unless one was named that is free.

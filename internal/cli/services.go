@@ -193,6 +193,13 @@ func (t *tool) ping(ctx context.Context, d *dialler, id string, count int, inter
 	if err != nil {
 		return err
 	}
+	limited, cancel := context.WithTimeout(ctx, d.timeout)
+	err = because(ctx, checkAlive(limited, c, id, "ping"))
+	cancel()
+	if err != nil {
+		_ = disconnect(c)
+		return err
+	}
 	var trips []time.Duration
 	for i := range count {
 		if i > 0 && !pause(ctx, interval) {
@@ -317,7 +324,7 @@ func (t *tool) discover(ctx context.Context, d *dialler) ([]serviceInfo, error) 
 	}
 	ctx, cancel := d.bound(ctx)
 	defer cancel()
-	r := &roll{services: map[string]serviceInfo{}, heard: map[string]bool{}, changed: make(chan struct{}, 1)}
+	r := newRoll()
 	err = r.take(ctx, c, cfg.Services.HeartbeatTimeout)
 	_ = disconnect(c)
 	if err != nil {
@@ -333,6 +340,10 @@ type roll struct {
 	mu       sync.Mutex // guards what follows
 	services map[string]serviceInfo
 	heard    map[string]bool // has spoken since we listen, by id
+}
+
+func newRoll() *roll {
+	return &roll{services: map[string]serviceInfo{}, heard: map[string]bool{}, changed: make(chan struct{}, 1)}
 }
 
 // settle is how long nothing more has to arrive until everything sent so far is taken to have been handled.

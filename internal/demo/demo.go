@@ -19,6 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -47,6 +48,10 @@ const (
 
 // serviceIDs are sorted.
 var serviceIDs = [...]string{"hardware_interface", "navigation", "power", "safety", "sensor_fusion", "vision", "weather"}
+
+// ServiceIDs returns the ids of the demo's services. On a broker that runs already they must be free: services of the
+// same ids would lose their connections to the demo's.
+func ServiceIDs() []string { return slices.Clone(serviceIDs[:]) }
 
 // typeOf returns the type of a service of the demo.
 func typeOf(id string) string {
