@@ -345,6 +345,9 @@ func TestCuts(t *testing.T) {
 					n := 0
 					for ; n < 300 || cuts.Load() < 20; n++ {
 						eventually(t, "the outbox drains", func() bool { return pub.Stats().Outbox < 20 })
+						if n%1000 == 0 { // far from the bound of the subscriber's queue at the broker
+							eventually(t, "the subscriber keeps up", func() bool { return n-len(k.all()) < 20_000 })
+						}
 						pub.PublishAsync("x", raw(strconv.Itoa(n)+strings.Repeat(" ", 50)), WithQoS(qos))
 					}
 					close(stop)
