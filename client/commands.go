@@ -90,6 +90,7 @@ func (s *commandServer) take(ctx context.Context, d *Delivery) {
 	r, err := s.parse(d)
 	switch {
 	case err != nil:
+		_ = c.stats.reject(&message.Error{Reason: message.ReasonMalformed, Rule: "is no command"})
 		c.opts.Logger.Debug("command rejected", "topic", d.Topic, "error", err)
 		if r.replyTo != "" {
 			c.answerRequest(r, nil, &CommandError{Code: CodeBadParameters, Message: err.Error()}, 0)
@@ -216,7 +217,7 @@ func (s *commandServer) parse(d *Delivery) (*Request, error) {
 		if p, err = message.Payload[message.Command](*m); err != nil {
 			return r, err
 		}
-		if r.replyTo == "" && (p.WantsAck() || r.correlation != "") {
+		if r.replyTo == "" && (p.WantsAck() || r.correlation != "") && topic.CheckLevel("sender", r.Sender) == nil {
 			r.replyTo = "responses/" + r.Sender
 		}
 	}
