@@ -505,6 +505,7 @@ func (c *raw) collect(got func(p *packet.Publish) (more bool)) error {
 				}
 			}
 		}
+		_ = c.nc.SetWriteDeadline(time.Now().Add(patient))
 		if _, err := c.nc.Write(out); len(out) > 0 && err != nil {
 			return err
 		}

@@ -311,7 +311,7 @@ func TestRetainedLimit(t *testing.T) {
 // Whoever subscribes while a state changes sees the states from then on in their order, each once.
 func TestSubscribingWhileTheStateChanges(t *testing.T) {
 	t.Parallel()
-	const n = 2000
+	const n = 1000
 	b := start(t, Options{})
 	pub := connect(t, b, packet.V5, "pub")
 	pub.publish("state", "0", 1, retain)
