@@ -31,10 +31,10 @@ func TestResolve(t *testing.T) {
 		{"", "$share/g/absolute:homeassistant/#", "$share/g/homeassistant/#"},
 		{"", "$share/g/$SYS/#", "$share/g/$SYS/#"},
 		{"", "absolute:$share/g/homeassistant/#", "$share/g/homeassistant/#"},
-		{"farm/mower1", "sensors/gps/data", "farm/mower1/sensors/gps/data"},
-		{"farm/mower1", "farm/mower1/sensors/gps/data", "farm/mower1/sensors/gps/data"},
-		{"farm/mower1", "farm/x", "farm/mower1/farm/x"},
-		{"farm/mower1", "farm/mower10/x", "farm/mower1/farm/mower10/x"},
+		{"garden/mower1", "sensors/gps/data", "garden/mower1/sensors/gps/data"},
+		{"garden/mower1", "garden/mower1/sensors/gps/data", "garden/mower1/sensors/gps/data"},
+		{"garden/mower1", "garden/x", "garden/mower1/garden/x"},
+		{"garden/mower1", "garden/mower10/x", "garden/mower1/garden/mower10/x"},
 	} {
 		got, err := newRegistry(t, tt.ns).Resolve(tt.in)
 		if err != nil || got != tt.want {
@@ -104,7 +104,7 @@ func TestRelative(t *testing.T) {
 }
 
 func TestForService(t *testing.T) {
-	r := newRegistry(t, "farm/mower1")
+	r := newRegistry(t, "garden/mower1")
 	common := []string{"system/services/+/status", "system/events/+", "system/health_check", "system/health", "safety/emergency_stop"}
 	for _, tt := range []struct {
 		id, typ   string
