@@ -69,6 +69,14 @@ type Options struct {
 	MaxQueued      int
 	MaxQueuedBytes int
 
+	// Dir is the directory of what outlives the broker, made when missing: sessions with an expiry, their subscriptions and
+	// QoS 1 and 2 messages, retained messages, Wills. "" keeps everything in memory.
+	Dir string
+	// Sync is when that is on the disk. 0 is before it is acknowledged: nothing acknowledged is lost, by a crash of the
+	// broker or of the machine. A positive value is that long afterwards at most: a crash of the machine loses what was
+	// acknowledged within it. Negative leaves it to the operating system, which may take half a minute.
+	Sync time.Duration
+
 	// KeepAlive is the longest keep alive a client may have: MQTT 5 clients that ask for more, or for none, are told this
 	// one, in whole seconds [MQTT-3.2.2-21]. 0 leaves it to the clients.
 	KeepAlive time.Duration
