@@ -100,6 +100,7 @@ const (
 	inboundAliases  = 64
 	outboundAliases = 64
 	maxControl      = 256 << 10        // bytes of answers that a client has not read; then it is not read from
+	maxHeld         = 32_768           // answers that wait for the store; then the client is not read from
 	writeSize       = 64 << 10         // bytes collected for one write
 	crowd           = 512              // messages in a connected session's queue at which publishers give way to its writer
 	brake           = time.Millisecond // what a publisher is slowed by when a queue is more than half full
@@ -116,6 +117,7 @@ type limits struct {
 	handshake                               time.Duration // until CONNECT has come and is answered
 	stall                                   time.Duration // a write that makes no progress for so long ends the connection
 	farewell                                time.Duration // for a client to read why it is disconnected
+	wall                                    func() time.Time
 }
 
 func or[T int | time.Duration](v, byDefault T) T {
@@ -132,6 +134,8 @@ type Broker struct {
 	log          *slog.Logger
 	urgentPrefix string
 	started      time.Time
+	base         int64           // the broker's clock at started
+	journal      *journal        // nil when everything is in memory
 	ctx          context.Context // ends when the broker stops
 	cancel       context.CancelFunc
 
@@ -191,6 +195,7 @@ func Start(ctx context.Context, o Options) (*Broker, error) {
 			handshake:     5 * time.Second,
 			stall:         500 * time.Millisecond,
 			farewell:      100 * time.Millisecond,
+			wall:          time.Now,
 		},
 	}
 	if o.tune != nil {
@@ -215,15 +220,21 @@ func Start(ctx context.Context, o Options) (*Broker, error) {
 			b.endpoints = append(b.endpoints, e)
 		}
 	}
+	if o.Dir != "" {
+		if err := b.openJournal(o.Dir, o.Sync); err != nil {
+			for _, e := range b.endpoints {
+				e.close()
+			}
+			b.cancel()
+			return nil, err
+		}
+	}
 	for _, e := range b.endpoints {
 		b.running.Go(func() { e.serve(b) })
 	}
 	b.running.Go(b.housekeeping)
 	return b, nil
 }
-
-// now is the monotonic time since the broker started, in nanoseconds.
-func (b *Broker) now() int64 { return int64(time.Since(b.started)) }
 
 // deadline returns when a message with that expiry interval, received now, expires.
 func (b *Broker) deadline(expiry packet.Opt[uint32]) int64 {
@@ -359,7 +370,7 @@ func (b *Broker) shutDown() {
 		e.close()
 	}
 	for _, s := range sessions {
-		s.takeWill(nil)
+		s.takeWill(nil, &txn{}) // what is stored of it stays: the next start publishes it
 		if c := s.current(); c != nil {
 			c.stop(packet.ServerShuttingDown, "the broker is shutting down")
 		}
@@ -369,6 +380,11 @@ func (b *Broker) shutDown() {
 	}
 	b.running.Wait()
 	for _, s := range sessions {
-		s.close()
+		s.close(&txn{})
+	}
+	if b.journal != nil {
+		if err := b.journal.close(); err != nil {
+			b.log.Error("the store could not be closed", "error", err)
+		}
 	}
 }

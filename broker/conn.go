@@ -28,6 +28,7 @@ type conn struct {
 	sendMax     int           // the client's receive maximum
 	problemInfo bool
 	neverExpire bool // CONNECT asked for session expiry 0
+	durable     bool // the session is kept in the store
 
 	waiting   atomic.Int64 // broker.now since when the reader waits for a packet; 0 while it handles one
 	stopped   atomic.Bool  // stopping, for the reader
@@ -41,11 +42,16 @@ type conn struct {
 	routes  routeCache
 	aliases []string // inbound topic aliases; index is alias-1
 	pending int      // QoS 2 messages of this connection received and not released
+	txn     txn      // for use again
+	gated   []answer // answers that wait for the store, not handed over yet
+	after   *group   // the last group that an answer waits for
 
 	// Guarded by session.mu.
 	wake       sync.Cond // work for the writer
 	room       sync.Cond // room for the reader: in control, or in the queue
 	control    []byte    // encoded packets that go before the session's messages
+	held       []answer  // answers that wait for the store
+	awaited    *group    // the last group that lets the connection know
 	pongs      int       // PINGREQs to answer, behind the messages that were queued before them
 	deferred   int       // writes for which pongs has waited
 	unacked    int       // QoS 1 and 2 messages sent on this connection and not settled
@@ -152,8 +158,12 @@ func (c *conn) writeLoop() {
 			buf = s.fill(buf, c, writeSize)
 			buf = c.appendPongs(buf)
 		}
+		changed := s.unsaid || len(s.refuse) > 0
 		c.room.Signal()
 		s.mu.Unlock()
+		if changed {
+			s.record()
+		}
 		if !silent && len(buf) > 0 {
 			if err := c.write(buf); err != nil {
 				if !stopping {
@@ -280,6 +290,81 @@ func (c *conn) send(p packet.Packet, props *packet.Properties) {
 	c.broker.stats.sent.Add(1)
 }
 
+// An answer is an acknowledgement that waits for the store.
+type answer struct {
+	group *group // nil when it no longer has to wait
+	kind  packet.Type
+	id    uint16
+	code  packet.Code
+	own   bool // it says that something of the group is durable, and does not only keep its place
+}
+
+// answerAfter hands an acknowledgement to the writer once g is committed; nil is at once, but not before those that it comes
+// after [MQTT-4.6.0-2, MQTT-4.6.0-3]. Reader only.
+func (c *conn) answerAfter(g *group, kind packet.Type, id uint16, code packet.Code) {
+	own := g != nil && g.state.Load() != committed
+	if !own {
+		g = c.after
+	}
+	if g == nil || g.state.Load() == committed {
+		c.after = nil
+		c.answer(kind, id, code)
+		return
+	}
+	c.after = g
+	c.gated = append(c.gated, answer{group: g, kind: kind, id: id, code: code, own: own})
+}
+
+// release hands the answers to the writer whose groups are done.
+func (c *conn) release() {
+	c.session.mu.Lock()
+	defer c.session.mu.Unlock()
+	c.releaseLocked()
+}
+
+// releaseLocked is release for a caller that holds session.mu.
+func (c *conn) releaseLocked() {
+	kept := c.held[:0]
+	for _, a := range c.held {
+		if a.group.state.Load() == failed && a.own && a.kind != packet.PUBACK && a.kind != packet.PUBREC {
+			a.group = c.broker.journal.current.Load() // what it says is stored with a later group
+			c.await(a.group)
+			kept = append(kept, a)
+			continue
+		}
+		if a.group.state.Load() == pending {
+			kept = append(kept, a)
+			continue
+		}
+		if a.own && a.group.state.Load() == failed { // a message
+			if c.version != packet.V5 {
+				c.stopLocked(packet.QuotaExceeded, "the store fails, and MQTT 3.1.1 has no other way to say so")
+				continue
+			}
+			a.code = packet.QuotaExceeded
+		}
+		if !c.stopping {
+			c.control = packet.AppendAck(c.control, a.kind, c.version, a.id, a.code)
+			c.broker.stats.sent.Add(1)
+		}
+	}
+	clear(c.held[len(kept):])
+	c.held = kept
+	if len(kept) == 0 {
+		c.held = nil
+	}
+	c.wake.Signal()
+	c.room.Signal()
+}
+
+// await has g let the connection know when it is done. Caller holds session.mu.
+func (c *conn) await(g *group) {
+	if c.awaited != g {
+		c.awaited = g
+		g.await(c)
+	}
+}
+
 // answer hands an acknowledgement to the writer. Reader only.
 func (c *conn) answer(kind packet.Type, id uint16, code packet.Code) {
 	c.out = packet.AppendAck(c.out, kind, c.version, id, code)
@@ -288,20 +373,28 @@ func (c *conn) answer(kind packet.Type, id uint16, code packet.Code) {
 
 // flush hands the collected answers to the writer. A client that does not read them is not read from either.
 func (c *conn) flush() {
-	if len(c.out) == 0 {
+	if len(c.out) == 0 && len(c.gated) == 0 {
 		return
 	}
 	s := c.session
 	s.mu.Lock()
-	for len(c.control) > maxControl && !c.stopping {
+	for (len(c.control) > maxControl || len(c.held) > maxHeld) && !c.stopping {
 		c.room.Wait()
 	}
 	if !c.stopping {
 		c.control = append(c.control, c.out...)
 		c.wake.Signal()
+		if len(c.gated) > 0 {
+			for i := range c.gated {
+				c.await(c.gated[i].group)
+			}
+			c.held = append(c.held, c.gated...)
+			c.releaseLocked()
+		}
 	}
 	s.mu.Unlock()
 	c.out = c.out[:0]
+	c.gated = c.gated[:0]
 }
 
 // pong answers a PINGREQ. Reader only.
@@ -322,7 +415,7 @@ func (c *conn) pong() {
 func (c *conn) readLoop() error {
 	for {
 		waits := !c.reader.Buffered()
-		if waits || len(c.out) > 4096 {
+		if waits || len(c.out) > 4096 || len(c.gated) > 256 {
 			c.flush()
 		}
 		if waits {
@@ -353,9 +446,15 @@ func (c *conn) handle(first byte, body []byte) (bool, error) {
 		if err := c.ack.Decode(first, body, c.version); err != nil {
 			return true, err
 		}
-		code, answer, err := c.session.acknowledge(c, &c.ack)
+		t := &c.txn
+		*t = txn{}
+		if c.durable {
+			c.broker.begin(t)
+		}
+		code, answer, err := c.session.acknowledge(c, &c.ack, t)
+		c.broker.finish(t)
 		if answer {
-			c.answer(packet.PUBREL, c.ack.ID, code)
+			c.answerAfter(t.durable(), packet.PUBREL, c.ack.ID, code)
 		}
 		return true, err
 	case packet.PUBREL:
@@ -400,7 +499,10 @@ func (c *conn) onDisconnect(d *packet.Disconnect) error {
 		c.session.mu.Unlock()
 	}
 	if d.Code == packet.Success {
-		c.session.takeWill(nil)
+		var t txn
+		c.broker.begin(&t)
+		c.session.takeWill(nil, &t)
+		c.broker.finish(&t)
 	}
 	return nil
 }

@@ -148,12 +148,16 @@ func (c *conn) welcome(p *packet.Connect) bool {
 		ack.Properties.ServerKeepAlive = packet.Some(uint16(limit / time.Second))
 	}
 
-	present, err := b.hold(c, id, p.CleanStart, expiry, w)
+	durable := b.journal != nil && expiry > 0 && !inMemory(p)
+	present, g, err := b.hold(c, id, p.CleanStart, expiry, durable, w)
 	if err != nil {
 		b.log.Warn("client refused", "client", id, "remote", c.remote, "error", err)
 		c.refuse(packet.ServerUnavailable, err.Error())
 		b.releasePlace()
 		return false
+	}
+	if g != nil { // the session is there from now on, whatever happens; while the store fails it is there in memory
+		<-g.done
 	}
 	c.reader.SetMax(b.limits.packet)
 	ack.SessionPresent = present
@@ -203,9 +207,21 @@ func (b *Broker) examine(c *conn, p *packet.Connect) (packet.Code, string) {
 	return packet.Success, ""
 }
 
+// inMemory reports whether the client has asked for a session that need not outlive the broker, by the user property
+// session-durability: memory. Nothing of such a session is stored, so no message for it waits for the disk.
+func inMemory(p *packet.Connect) bool {
+	for _, u := range p.Properties.User {
+		if string(u.Key) == "session-durability" && string(u.Value) == "memory" {
+			return true
+		}
+	}
+	return false
+}
+
 // hold gives c the session of id, made anew on a clean start or when there is none. Another connection that holds it is
-// closed first, and has finished everything it had begun when hold goes on [MQTT-3.1.4-3].
-func (b *Broker) hold(c *conn, id string, clean bool, expiry time.Duration, w *will) (present bool, err error) {
+// closed first, and has finished everything it had begun when hold goes on [MQTT-3.1.4-3]. A durable session is stored with
+// the group that is returned.
+func (b *Broker) hold(c *conn, id string, clean bool, expiry time.Duration, durable bool, w *will) (present bool, g *group, err error) {
 	mu := b.connecting.of(id)
 	mu.Lock()
 	defer mu.Unlock()
@@ -216,21 +232,34 @@ func (b *Broker) hold(c *conn, id string, clean bool, expiry time.Duration, w *w
 			<-last.done
 		}
 		if clean {
-			b.end(s)
+			var t txn
+			b.begin(&t)
+			b.end(s, &t)
+			b.finish(&t)
 		}
 		s = b.find(id)
 	}
 	present = s != nil
 	if s == nil {
 		if s, err = b.newSession(id); err != nil {
-			return false, err
+			return false, nil, err
 		}
 	}
 	c.session = s
 	c.wake.L, c.room.L = &s.mu, &s.mu
 	c.routes = routeCache{from: s, routes: make(map[string]*route)}
-	s.attach(c, w, expiry)
-	return present, nil
+	var t txn
+	b.begin(&t)
+	kept := s.durable
+	s.attach(c, w, expiry, durable, &t)
+	if c.durable = s.durable; c.durable && !kept {
+		b.tree.store(s, &t)
+	}
+	b.finish(&t)
+	if c.durable {
+		g = t.durable()
+	}
+	return present, g, nil
 }
 
 // current returns the connection that holds the session now, or nil.
@@ -271,7 +300,10 @@ func (b *Broker) newSession(id string) (*session, error) {
 	if len(b.sessions) >= b.limits.sessions {
 		return nil, fmt.Errorf("%d sessions are kept, and that is the limit", b.limits.sessions)
 	}
-	s := &session{broker: b, id: id, subs: make(map[string]*subscription), inbound: make(map[uint16]bool)}
+	s := &session{broker: b, id: id, subs: make(map[string]*subscription), inbound: make(map[uint16]inbound)}
+	if b.journal != nil {
+		s.number = b.journal.nextID.Add(1)
+	}
 	b.sessions[id] = s
 	return s, nil
 }
@@ -287,13 +319,16 @@ func (b *Broker) expire(s *session, connects int) {
 	if due {
 		b.log.Info("session expired", "client", s.id)
 		b.stats.expiredSessions.Add(1)
-		b.end(s)
+		var t txn
+		b.begin(&t)
+		b.end(s, &t)
+		b.finish(&t)
 	}
 }
 
 // end ends s: its delayed Will is published, its subscriptions are gone, and shared messages go to other members.
 // The caller made sure that no connection holds it. It does nothing to a session that has ended.
-func (b *Broker) end(s *session) {
+func (b *Broker) end(s *session, t *txn) {
 	b.mu.Lock()
 	if b.sessions[s.id] != s {
 		b.mu.Unlock()
@@ -301,12 +336,12 @@ func (b *Broker) end(s *session) {
 	}
 	delete(b.sessions, s.id)
 	b.mu.Unlock()
-	if w := s.takeWill(nil); w != nil {
-		b.publishWill(s, w)
+	if w := s.takeWill(nil, t); w != nil {
+		b.publishWill(s, w, t)
 	}
 	b.tree.removeAll(s)
-	for _, it := range s.close() {
-		b.deliverShared(it.delivery.group, it.message)
+	for _, it := range s.close(t) {
+		b.deliverShared(it.delivery.group, it.message, t)
 	}
 }
 

@@ -217,7 +217,7 @@ func TestStuckSessionSlowsNobody(t *testing.T) {
 		return s.progress
 	}
 	waitFor(t, "the session to be stuck", func() bool { return b.now()-progress() > int64(patience) })
-	if v := s.enqueue(m, r.deliveries[0], false, false); v != accepted {
+	if v := s.enqueue(m, r.deliveries[0], &txn{}, false, false); v != accepted {
 		t.Errorf("a stuck session: verdict %d", v)
 	}
 	before := progress()
@@ -228,7 +228,7 @@ func TestStuckSessionSlowsNobody(t *testing.T) {
 		t.Error("what was sent is no progress")
 	}
 	begun := b.now()
-	if v := s.enqueue(m, r.deliveries[0], false, false); v != brimming && begun-after < int64(patience)/2 && b.now()-begun < int64(patience)/2 {
+	if v := s.enqueue(m, r.deliveries[0], &txn{}, false, false); v != brimming && begun-after < int64(patience)/2 && b.now()-begun < int64(patience)/2 {
 		t.Errorf("a session that goes on: verdict %d", v)
 	}
 }

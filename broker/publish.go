@@ -58,11 +58,12 @@ func (c *routeCache) forget() {
 }
 
 // distribute stores m when it is retained, and queues it for everyone it concerns. It never waits for a subscriber.
-// The code is what a publisher is told at QoS 1 and 2; fullest is the worst that the queues had to say.
-func (b *Broker) distribute(m *message, routes *routeCache) (code packet.Code, fullest verdict) {
+// The code is what a publisher is told at QoS 1 and 2; fullest is the worst that the queues had to say. What is to be
+// stored is added to t.
+func (b *Broker) distribute(m *message, routes *routeCache, t *txn) (code packet.Code, fullest verdict) {
 	m.urgent = strings.HasPrefix(m.topic, b.urgentPrefix)
 	if !m.retain {
-		return b.fanOut(m, routes.route(b, m.topic))
+		return b.fanOut(m, routes.route(b, m.topic), t)
 	}
 	mu := b.retained.stripe(m.topic)
 	mu.Lock()
@@ -70,15 +71,23 @@ func (b *Broker) distribute(m *message, routes *routeCache) (code packet.Code, f
 	stored := true
 	if len(m.payload) == 0 {
 		b.retained.remove(m.topic, nil) // [MQTT-3.3.1-6]
+		t.retain(m.topic, nil)
 	} else if stored = b.retained.set(m, b.limits.retained); !stored {
 		b.log.Warn("retained message not stored: too many", "topic", m.topic, "limit", b.limits.retained)
+	}
+	if stored && len(m.payload) > 0 {
+		t.retain(m.topic, m)
+	}
+	if m.qos > 0 {
+		t.wanted = true
+		t.unstored = t.failing
 	}
 	// The route is read after the store: who subscribed before gets m live, who subscribed later finds it stored.
 	r := routes.route(b, m.topic)
 	m.routed = r.generation
-	code, fullest = b.fanOut(m, r)
+	code, fullest = b.fanOut(m, r, t)
 	switch {
-	case !stored:
+	case !stored || t.unstored:
 		code = packet.QuotaExceeded
 	case code == packet.NoMatchingSubscribers && len(m.payload) > 0:
 		code = packet.Success // it was stored
@@ -86,18 +95,18 @@ func (b *Broker) distribute(m *message, routes *routeCache) (code packet.Code, f
 	return code, fullest
 }
 
-func (b *Broker) fanOut(m *message, r *route) (packet.Code, verdict) {
+func (b *Broker) fanOut(m *message, r *route, t *txn) (packet.Code, verdict) {
 	if len(r.deliveries) == 0 && len(r.groups) == 0 {
 		return packet.NoMatchingSubscribers, ignored
 	}
 	fullest := ignored
 	for _, d := range r.deliveries {
-		fullest = max(fullest, d.session.enqueue(m, d, m.retain && d.asPublish, false))
+		fullest = max(fullest, d.session.enqueue(m, d, t, m.retain && d.asPublish, false))
 	}
 	for _, g := range r.groups {
-		fullest = max(fullest, b.deliverShared(g, m))
+		fullest = max(fullest, b.deliverShared(g, m, t))
 	}
-	if fullest == refused {
+	if fullest == refused || t.unstored {
 		return packet.QuotaExceeded, fullest
 	}
 	return packet.Success, fullest
@@ -105,7 +114,7 @@ func (b *Broker) fanOut(m *message, r *route) (packet.Code, verdict) {
 
 // deliverShared gives m to one member of g: the next connected one with room for it, else one whose session is kept. Only
 // when none has room is it lost, to the member whose turn it is.
-func (b *Broker) deliverShared(g *group, m *message) verdict {
+func (b *Broker) deliverShared(g *shareGroup, m *message, t *txn) verdict {
 	b.tree.mu.RLock()
 	defer b.tree.mu.RUnlock()
 	n := uint32(len(g.members))
@@ -117,10 +126,10 @@ func (b *Broker) deliverShared(g *group, m *message) verdict {
 	for choice := range 3 {
 		for i := range n {
 			sub := g.members[(start+i)%n]
-			if online, room := sub.session.state(m); choice != full && (!room || online != (choice == connected)) {
+			if online, room := sub.session.state(m, t); choice != full && (!room || online != (choice == connected)) {
 				continue
 			}
-			v := sub.session.enqueue(m, sub.own, m.retain && sub.asPublish, false)
+			v := sub.session.enqueue(m, sub.own, t, m.retain && sub.asPublish, false)
 			if v != ignored && (v != refused || choice == full) {
 				return v
 			}
@@ -145,9 +154,12 @@ func (c *conn) onPublish(first byte, body []byte) error {
 		return err
 	}
 	if p.QoS == 2 {
-		if _, again := s.inbound[p.ID]; again { // sent again before its PUBREL [MQTT-4.3.3-10]
-			c.answer(packet.PUBREC, p.ID, packet.Success)
+		if in, again := c.received(p.ID); again { // sent again before its PUBREL [MQTT-4.3.3-10]
+			c.answerAfter(in.group, packet.PUBREC, p.ID, packet.Success)
 			return nil
+		}
+		if c.pending >= receiveMax {
+			c.forgetLost()
 		}
 		if c.pending >= receiveMax && c.version == packet.V5 { // MQTT 3.1.1 has no such limit
 			return &packet.Error{Code: packet.ReceiveMaximumExceeded,
@@ -155,30 +167,83 @@ func (c *conn) onPublish(first byte, body []byte) error {
 		}
 	}
 	code := c.forbidden(topic)
+	t := &c.txn
+	*t = txn{}
 	if code == packet.Success {
 		m := newMessage(topic, &p.Properties, p.Payload, b.now())
 		m.qos, m.retain = p.QoS, p.Retain
+		if m.qos > 0 || m.retain {
+			b.begin(t)
+		}
 		var fullest verdict
-		code, fullest = b.distribute(m, &c.routes)
+		code, fullest = b.distribute(m, &c.routes, t)
+		if p.QoS == 2 && (code < 0x80 || c.version != packet.V5 && !t.unstored) {
+			c.receive(p.ID, t)
+		}
+		b.finish(t)
 		if !m.urgent {
 			giveWay(fullest)
 		}
 	} else {
 		b.stats.dropped.Add(1)
 		b.log.Debug("publication refused", "client", s.id, "topic", topic, "code", code.String())
+		if p.QoS == 2 && c.version != packet.V5 {
+			b.begin(t)
+			c.receive(p.ID, t)
+			b.finish(t)
+		}
 	}
-	// Whatever was made durable was made so before here: this is where a publisher's message becomes ours.
+	if t.unstored && p.QoS > 0 && c.version != packet.V5 {
+		// MQTT 3.1.1 cannot refuse one message: the client keeps it and sends it again when it comes back.
+		return &packet.Error{Code: packet.QuotaExceeded, Text: "the store fails, and MQTT 3.1.1 has no other way to say so"}
+	}
+	// With the group of t the message becomes ours: no acknowledgement leaves before.
 	switch p.QoS {
 	case 1:
-		c.answer(packet.PUBACK, p.ID, code)
+		c.answerAfter(t.durable(), packet.PUBACK, p.ID, code)
 	case 2:
-		if code < 0x80 || c.version != packet.V5 {
-			s.inbound[p.ID] = true
-			c.pending++
-		}
-		c.answer(packet.PUBREC, p.ID, code)
+		c.answerAfter(t.durable(), packet.PUBREC, p.ID, code)
 	}
 	return nil
+}
+
+// received returns what is known of a QoS 2 message that the client has not released, and whether there is one.
+func (c *conn) received(id uint16) (inbound, bool) {
+	in, known := c.session.inbound[id]
+	if known && in.lost() {
+		c.freeID(id, in)
+		return inbound{}, false
+	}
+	return in, known
+}
+
+// receive notes a QoS 2 message that awaits its PUBREL.
+func (c *conn) receive(id uint16, t *txn) {
+	in := inbound{counted: true}
+	if c.durable && t.group != nil && !t.failing {
+		t.add(op{kind: putInbound, session: c.session.number, id: id})
+		t.wanted = true
+		in.group = t.group
+	}
+	c.session.inbound[id] = in
+	c.pending++
+}
+
+// freeID forgets a QoS 2 message from the client, whose identifier is free again.
+func (c *conn) freeID(id uint16, in inbound) {
+	delete(c.session.inbound, id)
+	if in.counted {
+		c.pending--
+	}
+}
+
+// forgetLost forgets the QoS 2 messages that were refused because they could not be stored.
+func (c *conn) forgetLost() {
+	for id, in := range c.session.inbound {
+		if in.lost() {
+			c.freeID(id, in)
+		}
+	}
 }
 
 // giveWay slows a publisher whose messages meet full queues. It is bounded: a subscriber can cost a publisher a
@@ -194,17 +259,23 @@ func giveWay(fullest verdict) {
 
 // onRelease handles PUBREL.
 func (c *conn) onRelease(id uint16) {
-	code := packet.Success
-	counted, known := c.session.inbound[id]
+	in, known := c.received(id)
 	if !known {
-		code = packet.PacketIDNotFound
-	} else {
-		delete(c.session.inbound, id)
-		if counted {
-			c.pending--
-		}
+		c.answerAfter(nil, packet.PUBCOMP, id, packet.PacketIDNotFound)
+		return
 	}
-	c.answer(packet.PUBCOMP, id, code)
+	c.freeID(id, in)
+	// The client may use the identifier again after PUBCOMP: after a crash it must not be taken for the old one.
+	var t txn
+	if in.group != nil {
+		c.broker.begin(&t)
+		if t.group != nil {
+			t.add(op{kind: deleteInbound, session: c.session.number, id: id})
+			t.wanted = true
+		}
+		c.broker.finish(&t)
+	}
+	c.answerAfter(t.durable(), packet.PUBCOMP, id, packet.Success)
 }
 
 // topicOf returns the topic of p, resolving and learning its alias [MQTT-3.3.2.3.4].

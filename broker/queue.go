@@ -5,6 +5,9 @@ type item struct {
 	message  *message
 	delivery *delivery
 	order    uint64 // of arrival in the session
+	group    *group // what the item is durable with, nil when it is in memory only
+	op       uint32 // its place in the group
+	id       uint16 // the packet identifier to send it with; 0 is any
 	qos      byte
 	retain   bool // the retain flag to send
 	stored   bool // a retained message for a new subscription; see session.stored
@@ -32,6 +35,9 @@ func (r *ring) front() *item {
 	return &r.items[r.head]
 }
 
+// at returns the i-th item, counted from the front.
+func (r *ring) at(i int) *item { return &r.items[(r.head+i)&(len(r.items)-1)] }
+
 func (r *ring) pop() item {
 	it := r.items[r.head]
 	r.items[r.head] = item{}
@@ -55,7 +61,34 @@ func (r *ring) resize(n int) {
 // is restored when both are read.
 type lane struct {
 	qos0     ring
-	reliable ring // QoS 1 and 2
+	reliable ring   // QoS 1 and 2
+	ids      uint16 // packet identifiers given in a durable session
+}
+
+// In a durable session a message gets its packet identifier when it is queued, and is stored with it: so a message is sent
+// with the same identifier before and after a crash, and a client that has got it at QoS 2 knows it again. Each lane
+// gives out its own identifiers, in turn, since messages of one lane are sent in that order.
+const (
+	urgentIDs   = 4096
+	ordinaryIDs = 1<<16 - 1 - urgentIDs
+)
+
+// number gives the lane's next packet identifier.
+func (l *lane) number(urgent bool) uint16 {
+	if urgent {
+		l.ids = l.ids%urgentIDs + 1
+		return ordinaryIDs + l.ids
+	}
+	l.ids = l.ids%ordinaryIDs + 1
+	return l.ids
+}
+
+// goOn has the lane give out the identifiers after id.
+func (l *lane) goOn(id uint16) {
+	if id > ordinaryIDs {
+		id -= ordinaryIDs
+	}
+	l.ids = id
 }
 
 // next returns the ring that holds the oldest message that may be sent; window tells whether QoS 1 and 2 may.
@@ -76,7 +109,7 @@ func (l *lane) next(window bool) *ring {
 // An inflight is a QoS 1 or 2 message that was sent and is not yet acknowledged to the end.
 type inflight struct {
 	item
-	id      uint16 // 0 is an unused slot
+	id      uint16 // 0 is an unused slot; item.id is 0 when it was not given beforehand
 	sent    uint64 // order of the first sending
 	release bool   // PUBREC has come: PUBREL is what is outstanding
 	counted bool   // against the receive maximum of the current connection
@@ -101,10 +134,20 @@ func (w *window) get(id uint16) *inflight {
 	return nil
 }
 
-// add gives it a packet identifier. The caller keeps count below 32,768.
+// add puts it in the window, with the packet identifier that it has, which is not in use, or else a new one. The caller
+// keeps count below 32,768.
 func (w *window) add(it item) *inflight {
 	if 2*w.count >= len(w.slots) {
 		w.grow()
+	}
+	for it.id != 0 {
+		if f := &w.slots[int(it.id)&(len(w.slots)-1)]; f.id == 0 {
+			*f = inflight{item: it, id: it.id, sent: w.sent, counted: true}
+			w.count++
+			w.sent++
+			return f
+		}
+		w.grow() // at 65,536 every identifier has a slot of its own
 	}
 	for {
 		w.last++

@@ -89,19 +89,19 @@ func TestUrgentMessagesFindRoomInAFullQueue(t *testing.T) {
 	d := &delivery{session: s, qos: 2}
 	ordinary, urgent := &message{topic: "a", qos: 1, expires: never}, &message{topic: "safety/x", qos: 2, urgent: true, expires: never}
 	for range 10 {
-		if v := s.enqueue(ordinary, d, false, false); v != accepted {
+		if v := s.enqueue(ordinary, d, &txn{}, false, false); v != accepted {
 			t.Fatalf("below the bound: %v", v)
 		}
 	}
-	if v := s.enqueue(ordinary, d, false, false); v != refused {
+	if v := s.enqueue(ordinary, d, &txn{}, false, false); v != refused {
 		t.Fatalf("beyond the bound: %v", v)
 	}
 	for i := range urgentRoom {
-		if v := s.enqueue(urgent, d, false, false); v != accepted {
+		if v := s.enqueue(urgent, d, &txn{}, false, false); v != accepted {
 			t.Fatalf("urgent message %d in a full queue: %v", i, v)
 		}
 	}
-	if v := s.enqueue(urgent, d, false, false); v != refused {
+	if v := s.enqueue(urgent, d, &txn{}, false, false); v != refused {
 		t.Fatalf("an endless stream of urgent messages is bounded too: %v", v)
 	}
 	if s.dropped != 2 || s.queued != 10+urgentRoom {

@@ -81,18 +81,19 @@ func (r *retained) set(m *message, limit int) bool {
 	return true
 }
 
-// remove deletes the topic's retained message; when is nil or the one that must still be there.
-func (r *retained) remove(topic string, when *message) {
+// remove deletes the topic's retained message and reports whether there was one; when is nil or the one that must still be
+// there.
+func (r *retained) remove(topic string, when *message) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := &r.root
 	for level := range strings.SplitSeq(topic, "/") {
 		if n = n.children[level]; n == nil {
-			return
+			return false
 		}
 	}
 	if n.message == nil || when != nil && n.message != when {
-		return
+		return false
 	}
 	r.bytes -= n.message.size()
 	n.message = nil
@@ -100,6 +101,7 @@ func (r *retained) remove(topic string, when *message) {
 		r.count--
 	}
 	r.prune(topic)
+	return true
 }
 
 // prune removes the empty nodes on the way to topic. Caller holds mu.

@@ -15,14 +15,22 @@ type session struct {
 	id     string
 	subs   map[string]*subscription // by filter; guarded by broker.tree.mu
 
-	// inbound is the QoS 2 packet identifiers received and not yet released; true when they count against the receive
-	// maximum of the present connection. Owned by the reader of the connection that holds the session.
-	inbound map[uint16]bool
+	// inbound is the QoS 2 packet identifiers received and not yet released. Owned by the reader of the connection that
+	// holds the session.
+	inbound map[uint16]inbound
 
 	mu    sync.Mutex // guards everything below
 	conn  *conn      // nil while offline
 	last  *conn      // the connection that holds the session, until it has ended
 	ended bool       // no longer a session; what arrives is discarded
+
+	durable bool      // kept in the store
+	number  uint64    // its number there
+	head    *group    // what the record of the session became durable with
+	awaited *group    // the last group that the session's writer waits for
+	sent    [2]uint64 // the order after the last message sent, ordinary and urgent
+	unsaid  bool      // sent has changed since it was stored
+	refuse  []item    // taken out of the queue and yet to be removed from the store
 
 	order    uint64
 	urgent   lane
@@ -52,6 +60,15 @@ const patience = 100 * time.Millisecond
 
 const forever = time.Duration(1<<63 - 1)
 
+// An inbound is the state of a QoS 2 message from the client that has not been released.
+type inbound struct {
+	counted bool   // against the receive maximum of the present connection
+	group   *group // what it is durable with, nil when it is in memory only
+}
+
+// lost reports whether the message could not be stored: it was refused, and its identifier is free again.
+func (i inbound) lost() bool { return i.group != nil && i.group.state.Load() == failed }
+
 // verdict is what became of a message at one session.
 type verdict uint8
 
@@ -65,7 +82,9 @@ const (
 
 // enqueue queues m for the session. It never waits. A stored message is a retained one for a new subscription: many may
 // come at once, whatever the bounds of the queue, and they cost little, being in memory anyway.
-func (s *session) enqueue(m *message, d *delivery, retain, stored bool) verdict {
+//
+// While the store fails, a durable session gets what it can be sent at once, and t is told that it is not durable.
+func (s *session) enqueue(m *message, d *delivery, t *txn, retain, stored bool) verdict {
 	qos := min(m.qos, d.qos)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -80,6 +99,14 @@ func (s *session) enqueue(m *message, d *delivery, retain, stored bool) verdict 
 	size := m.size()
 	it := item{message: m, delivery: d, order: s.order, qos: qos, retain: retain, stored: stored}
 	s.order++
+	save := s.durable && qos > 0 && t.group != nil
+	if save && t.failing {
+		save, t.unstored = false, true
+		if s.conn == nil {
+			s.drop("the store fails")
+			return refused
+		}
+	}
 	switch {
 	case qos == 0:
 		for l.qos0.count > 0 && (l.qos0.count >= o.queue0 || s.bytes0+size > o.queue0Bytes) {
@@ -89,10 +116,10 @@ func (s *session) enqueue(m *message, d *delivery, retain, stored bool) verdict 
 		l.qos0.push(it)
 		s.bytes0 += size
 	case stored && s.stored < o.retained+o.queue:
-		l.reliable.push(it)
+		l.reliable.push(s.prepare(it, l, t, save))
 		s.stored++
 	case !stored && (s.room(size) || m.urgent && l.reliable.count < urgentRoom):
-		l.reliable.push(it)
+		l.reliable.push(s.prepare(it, l, t, save))
 		s.queued++
 		s.bytes += size
 	default:
@@ -117,6 +144,24 @@ func (s *session) enqueue(m *message, d *delivery, retain, stored bool) verdict 
 	return accepted
 }
 
+// prepare returns it as a durable session queues it in l. Caller holds mu.
+func (s *session) prepare(it item, l *lane, t *txn, save bool) item {
+	if s.durable {
+		it.id = l.number(it.message.urgent)
+		if save {
+			t.keep(s, &it)
+		}
+	}
+	return it
+}
+
+func (s *session) lane(urgent bool) *lane {
+	if urgent {
+		return &s.urgent
+	}
+	return &s.ordinary
+}
+
 // room reports whether a message of that size fits in the queue. Caller holds mu.
 func (s *session) room(size int) bool {
 	o := &s.broker.limits
@@ -130,19 +175,23 @@ func (s *session) halfFull() bool {
 }
 
 // state reports whether a connection holds the session, and whether m fits in its queue.
-func (s *session) state(m *message) (online, room bool) {
+func (s *session) state(m *message, t *txn) (online, room bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.conn == nil && s.durable && t.failing {
+		return false, false
+	}
 	return s.conn != nil, s.room(m.size())
 }
 
-// drop counts a lost message; the first is logged. Caller holds mu.
+// drop counts a lost message. The first is logged, and every one that doubles the count. Caller holds mu.
 func (s *session) drop(reason string) {
-	if s.dropped == 0 {
-		s.broker.log.Warn("message dropped", "client", s.id, "reason", reason, "queued", s.queued, "bytes", s.bytes+s.bytes0)
-	}
 	s.dropped++
 	s.broker.stats.dropped.Add(1)
+	if s.dropped&(s.dropped-1) == 0 {
+		s.broker.log.Warn("message dropped", "client", s.id, "reason", reason, "dropped", s.dropped,
+			"queued", s.queued, "bytes", s.bytes+s.bytes0)
+	}
 }
 
 // fill appends what may be sent on c now, up to about limit bytes. Caller holds mu.
@@ -162,6 +211,7 @@ func (s *session) fill(buf []byte, c *conn, limit int) []byte {
 			}
 			var sent bool
 			if buf, sent = c.appendPublish(buf, &f.item, f.id, true, now); !sent { // too large for this connection [MQTT-3.1.2-25]
+				s.unqueue(&f.item)
 				s.window.remove(f)
 				s.drop("too large for its connection")
 				s.resend = s.resend[1:]
@@ -173,12 +223,9 @@ func (s *session) fill(buf []byte, c *conn, limit int) []byte {
 		s.resend = s.resend[1:]
 	}
 	for len(buf) < limit {
-		open := len(s.resend) == 0 && c.unacked < c.sendMax && s.window.count < maxInflight
-		r := s.urgent.next(open)
+		r := s.next(c)
 		if r == nil {
-			if r = s.ordinary.next(open); r == nil {
-				break
-			}
+			break
 		}
 		it := r.pop()
 		s.progress = now
@@ -191,8 +238,13 @@ func (s *session) fill(buf []byte, c *conn, limit int) []byte {
 			s.queued--
 			s.bytes -= size
 		}
+		if it.group != nil && it.group.state.Load() == failed { // its publisher was told
+			s.drop("the store failed")
+			continue
+		}
 		if it.message.expires <= now {
 			s.broker.stats.expired.Add(1)
+			s.unqueue(&it)
 			continue
 		}
 		var id uint16
@@ -204,6 +256,7 @@ func (s *session) fill(buf []byte, c *conn, limit int) []byte {
 		var sent bool
 		if buf, sent = c.appendPublish(buf, &it, id, false, now); !sent {
 			if f != nil {
+				s.unqueue(&it)
 				s.window.remove(f)
 			}
 			s.drop("too large for its connection")
@@ -211,10 +264,69 @@ func (s *session) fill(buf []byte, c *conn, limit int) []byte {
 		}
 		if f != nil {
 			c.unacked++
+			if it.group != nil {
+				s.mark(&it)
+			}
 		}
 	}
 	s.behind = s.behind && s.halfFull()
 	return buf
+}
+
+// next returns the ring with the message to send next on c, nil when none may be sent now. Caller holds mu.
+func (s *session) next(c *conn) *ring {
+	open := len(s.resend) == 0 && c.unacked < c.sendMax && s.window.count < maxInflight
+	if r := s.urgent.next(open && s.clear(&s.urgent.reliable)); r != nil {
+		return r
+	}
+	return s.ordinary.next(open && s.clear(&s.ordinary.reliable))
+}
+
+// clear reports whether nothing keeps the first message of r: that its packet identifier is in use, or, at QoS 2, that it is
+// not durable yet. Caller holds mu.
+func (s *session) clear(r *ring) bool {
+	it := r.front()
+	if it == nil || it.id == 0 {
+		return true
+	}
+	if it.qos == 2 && it.group != nil && it.group.state.Load() == pending {
+		return false
+	}
+	return s.window.get(it.id) == nil
+}
+
+// unqueue notes that it, which was taken out of the queue, is to be removed from the store. Caller holds mu.
+func (s *session) unqueue(it *item) {
+	if it.group != nil {
+		s.refuse = append(s.refuse, *it)
+	}
+}
+
+// mark notes that it was sent. Caller holds mu.
+func (s *session) mark(it *item) {
+	i := 0
+	if it.message.urgent {
+		i = 1
+	}
+	s.sent[i] = it.order + 1
+	s.unsaid = true
+}
+
+// record adds to the store what sending has changed. Nobody waits for it: at worst it is sent again.
+func (s *session) record() {
+	var t txn
+	s.broker.begin(&t)
+	s.mu.Lock()
+	for i := range s.refuse {
+		t.discard(s, &s.refuse[i])
+	}
+	s.refuse = s.refuse[:0]
+	if s.unsaid && s.durable {
+		t.add(op{kind: putSent, session: s.number, sent: s})
+	}
+	s.unsaid = false
+	s.mu.Unlock()
+	s.broker.finish(&t)
 }
 
 // ready reports whether fill would append something. Caller holds mu.
@@ -225,13 +337,12 @@ func (s *session) ready(c *conn) bool {
 			return true
 		}
 	}
-	open := len(s.resend) == 0 && c.unacked < c.sendMax && s.window.count < maxInflight
-	return s.urgent.next(open) != nil || s.ordinary.next(open) != nil
+	return s.next(c) != nil
 }
 
 // acknowledge handles PUBACK, PUBREC and PUBCOMP from the client. For a PUBREC it returns the code to answer with
 // in PUBREL; answer is false when nothing is to be sent.
-func (s *session) acknowledge(c *conn, a *packet.Ack) (code packet.Code, answer bool, err error) {
+func (s *session) acknowledge(c *conn, a *packet.Ack, t *txn) (code packet.Code, answer bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f := s.window.get(a.ID)
@@ -243,7 +354,7 @@ func (s *session) acknowledge(c *conn, a *packet.Ack) (code packet.Code, answer 
 		if f.qos != 1 {
 			return 0, false, protocolError("PUBACK for a message sent with QoS 2 [MQTT-4.3.3]")
 		}
-		s.settle(c, f)
+		s.settle(c, f, t)
 	case packet.PUBREC:
 		if f == nil {
 			return packet.PacketIDNotFound, true, nil
@@ -252,8 +363,14 @@ func (s *session) acknowledge(c *conn, a *packet.Ack) (code packet.Code, answer 
 			return 0, false, protocolError("PUBREC for a message sent with QoS 1 [MQTT-4.3.2]")
 		}
 		if a.Code >= 0x80 { // the client does not want it: the flow ends here [MQTT-4.3.3]
-			s.settle(c, f)
+			s.settle(c, f, t)
 			return 0, false, nil
+		}
+		if !f.release && f.group != nil {
+			// The client forgets the identifier at PUBREL: after a crash it must not get the message again.
+			t.discard(s, &f.item)
+			t.add(op{kind: putRelease, session: s.number, id: f.id, order: f.order})
+			t.wanted = true
 		}
 		f.release = true
 		f.message = nil // PUBREL is all that may follow [MQTT-4.3.3-6]
@@ -265,13 +382,20 @@ func (s *session) acknowledge(c *conn, a *packet.Ack) (code packet.Code, answer 
 		if f.qos != 2 || !f.release && a.Code < 0x80 {
 			return 0, false, protocolError("PUBCOMP without PUBREL [MQTT-4.3.3]")
 		}
-		s.settle(c, f)
+		s.settle(c, f, t)
 	}
 	return 0, false, nil
 }
 
 // settle ends the flow of f. Caller holds mu.
-func (s *session) settle(c *conn, f *inflight) {
+func (s *session) settle(c *conn, f *inflight, t *txn) {
+	if f.group != nil {
+		if f.release {
+			t.add(op{kind: deleteRelease, session: s.number, id: f.id})
+		} else {
+			t.discard(s, &f.item)
+		}
+	}
 	if f.counted && c.unacked > 0 {
 		c.unacked--
 	}
@@ -282,12 +406,18 @@ func (s *session) settle(c *conn, f *inflight) {
 }
 
 // attach gives the session to c, which resends what was in flight. The caller made sure that no other connection holds it.
-func (s *session) attach(c *conn, w *will, expiry time.Duration) {
-	for id := range s.inbound {
-		s.inbound[id] = false
+func (s *session) attach(c *conn, w *will, expiry time.Duration, durable bool, t *txn) {
+	for id, in := range s.inbound {
+		if in.lost() {
+			delete(s.inbound, id)
+			continue
+		}
+		in.counted = false
+		s.inbound[id] = in
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.keep(durable, expiry, w, t)
 	stopTimer(&s.expiryTimer)
 	stopTimer(&s.willTimer)
 	s.connects++
@@ -308,9 +438,87 @@ func (s *session) attach(c *conn, w *will, expiry time.Duration) {
 	})
 }
 
+// keep stores that a connection with this expiry and Will takes the session. Caller holds mu.
+func (s *session) keep(durable bool, expiry time.Duration, w *will, t *txn) {
+	if t.group == nil {
+		return
+	}
+	if s.durable && !durable { // what was stored of it ends here; it goes on in memory, as another
+		t.add(op{kind: deleteSession, session: s.number})
+		s.number = s.broker.journal.nextID.Add(1)
+		s.durable, s.will = false, nil
+		s.unstore()
+	} else if durable && !s.durable {
+		s.durable = true
+		if !t.failing {
+			s.storeAll(t)
+		}
+	}
+	if durable {
+		h := head{client: s.id, expiry: expiry, away: online}
+		t.add(op{kind: putHead, session: s.number, value: h.append(nil)})
+		if s.head == nil {
+			s.head = t.group
+		}
+		t.wanted = true
+	}
+	switch {
+	case w != nil:
+		t.add(op{kind: putWill, session: s.number, value: appendWill(nil, w)})
+	case s.will != nil:
+		t.add(op{kind: deleteWill, session: s.number})
+	}
+}
+
+// unstore makes everything in memory what it is without a store. Caller holds mu.
+func (s *session) unstore() {
+	s.head = nil
+	for _, l := range []*lane{&s.urgent, &s.ordinary} {
+		for i := range l.reliable.count {
+			it := l.reliable.at(i)
+			it.group, it.id = nil, 0
+		}
+	}
+	for i := range s.window.slots {
+		s.window.slots[i].group = nil
+	}
+	for id, in := range s.inbound {
+		in.group = nil
+		s.inbound[id] = in
+	}
+}
+
+// storeAll stores the content of a session that was in memory only. Its subscriptions are the caller's. Caller holds mu.
+func (s *session) storeAll(t *txn) {
+	for i := range s.window.slots {
+		if f := &s.window.slots[i]; f.release {
+			f.group = t.group
+			t.add(op{kind: putRelease, session: s.number, id: f.id, order: f.order})
+		} else if f.id != 0 {
+			f.item.id = f.id
+			t.keep(s, &f.item)
+			s.mark(&f.item)
+		}
+	}
+	for _, l := range []*lane{&s.urgent, &s.ordinary} {
+		for i := range l.reliable.count {
+			it := l.reliable.at(i)
+			it.id = l.number(it.message.urgent)
+			t.keep(s, it)
+		}
+	}
+	for id := range s.inbound {
+		t.add(op{kind: putInbound, session: s.number, id: id})
+		s.inbound[id] = inbound{group: t.group}
+	}
+}
+
 // detach takes the session from c. The Will, when there is one left, is published now or after its delay, and the
 // session ends when its expiry has passed [MQTT-3.1.2-8, MQTT-3.1.3-9, MQTT-4.1.0-2].
 func (s *session) detach(c *conn) {
+	var t txn
+	s.broker.begin(&t)
+	defer s.broker.finish(&t)
 	s.mu.Lock()
 	if s.conn != c {
 		s.mu.Unlock()
@@ -329,18 +537,25 @@ func (s *session) detach(c *conn) {
 		s.willTimer = time.AfterFunc(min(w.delay, expiry), func() { s.broker.publishDelayedWill(s, later) })
 		w = nil
 	} else {
+		if w != nil && t.group != nil {
+			t.add(op{kind: deleteWill, session: s.number})
+		}
 		s.will = nil
 	}
 	if expiry > 0 && expiry != forever {
 		connects := s.connects
 		s.expiryTimer = time.AfterFunc(expiry, func() { s.broker.expire(s, connects) })
 	}
+	if s.durable && expiry > 0 {
+		h := head{client: s.id, expiry: expiry, away: s.broker.now()}
+		t.add(op{kind: putHead, session: s.number, value: h.append(nil)})
+	}
 	s.mu.Unlock()
 	if w != nil {
-		s.broker.publishWill(s, w)
+		s.broker.publishWill(s, w, &t)
 	}
 	if expiry == 0 {
-		s.broker.end(s)
+		s.broker.end(s, &t)
 	}
 }
 
@@ -352,7 +567,7 @@ func (s *session) online() bool {
 }
 
 // takeWill removes and returns the Will, when is nil or the one that must still be there.
-func (s *session) takeWill(when *will) *will {
+func (s *session) takeWill(when *will, t *txn) *will {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	w := s.will
@@ -361,15 +576,21 @@ func (s *session) takeWill(when *will) *will {
 	}
 	s.will = nil
 	stopTimer(&s.willTimer)
+	if t.group != nil {
+		t.add(op{kind: deleteWill, session: s.number})
+	}
 	return w
 }
 
 // close marks the session ended and returns the shared subscriptions' messages that nobody has got yet, oldest first,
 // for other members of their groups [MQTT-4.8.2-5].
-func (s *session) close() (orphans []item) {
+func (s *session) close(t *txn) (orphans []item) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ended = true
+	if s.durable && t.group != nil {
+		t.add(op{kind: deleteSession, session: s.number})
+	}
 	stopTimer(&s.expiryTimer)
 	stopTimer(&s.willTimer)
 	for i := range s.window.slots {

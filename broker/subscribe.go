@@ -14,55 +14,125 @@ func (c *conn) onSubscribe(p *packet.Subscribe) {
 		id = p.Properties.SubscriptionIDs[0]
 	}
 	ack := packet.Suback{ID: p.ID}
-	var fresh []*subscription // those that get retained messages
+	made := make([]change, 0, len(p.Subscriptions))
+	var t txn
+	if c.durable {
+		c.broker.begin(&t)
+	}
 	for _, e := range p.Subscriptions {
-		sub, isNew, code := c.subscribe(&e, id)
+		x, code := c.subscribe(&e, id, &t)
 		ack.Codes = append(ack.Codes, code)
-		if code < 0x80 && sub.group == nil && (e.RetainHandling == 0 || e.RetainHandling == 1 && isNew) {
-			fresh = append(fresh, sub)
+		made = append(made, x)
+	}
+	c.broker.finish(&t)
+	if g := t.durable(); g != nil && t.wanted {
+		<-g.done
+		if g.state.Load() == failed {
+			for i := len(made) - 1; i >= 0; i-- {
+				if c.undo(made[i]) {
+					ack.Codes[i] = packet.QuotaExceeded
+					made[i] = change{}
+				}
+			}
 		}
 	}
 	c.send(&ack, &ack.Properties)
 	c.flush()
-	for _, sub := range fresh {
-		c.sendRetained(sub)
+	for _, x := range made {
+		if x.replay {
+			c.broker.sendRetained(x.sub, c)
+			if x.stored {
+				c.broker.begin(&t)
+				t.add(op{kind: putSubscription, session: c.session.number, text: x.sub.filter, value: appendSubscription(nil, x.sub, false)})
+				c.broker.finish(&t)
+			}
+		}
 	}
 }
 
-func (c *conn) subscribe(e *packet.Subscription, id uint32) (sub *subscription, isNew bool, code packet.Code) {
+// A change is what one entry of a SUBSCRIBE did.
+type change struct {
+	sub, old *subscription // old is the one that sub has replaced
+	replay   bool          // retained messages follow
+	stored   bool
+}
+
+// undo takes back x, which could not be stored, and reports whether there was something to take back.
+func (c *conn) undo(x change) bool {
+	if x.sub == nil || !x.stored {
+		return false
+	}
+	c.broker.log.Warn("subscription refused: the store fails", "client", c.session.id, "filter", x.sub.filter)
+	if x.old == nil {
+		c.broker.tree.remove(c.session, x.sub.filter)
+		return true
+	}
+	old := *x.old
+	old.group, old.own = nil, nil
+	name, inner, _ := topic.SplitShared(old.filter)
+	c.broker.tree.add(&old, name, inner)
+	return true
+}
+
+func (c *conn) subscribe(e *packet.Subscription, id uint32, t *txn) (x change, code packet.Code) {
 	filter := string(e.Filter)
 	if topic.CheckFilter(filter) != nil || strings.Count(filter, "/") >= maxLevels {
-		return nil, false, packet.TopicFilterInvalid
+		return change{}, packet.TopicFilterInvalid
 	}
 	b, s := c.broker, c.session
 	if b.tree.full(s, filter, b.limits.subscriptions) {
-		return nil, false, packet.QuotaExceeded
+		return change{}, packet.QuotaExceeded
 	}
 	groupName, inner, _ := topic.SplitShared(filter)
-	sub = &subscription{
+	sub := &subscription{
 		session: s, filter: filter, qos: e.QoS,
 		noLocal: e.NoLocal, asPublish: e.RetainAsPublished, id: id,
 	}
-	isNew = b.tree.add(sub, groupName, inner)
+	if t.failing && c.saved() && !b.tree.has(sub) {
+		// After a crash the session would be there and the subscription would not: its client would wait for ever.
+		b.log.Warn("subscription refused: the store fails", "client", s.id, "filter", filter)
+		return change{}, packet.QuotaExceeded
+	}
+	x = change{sub: sub, old: b.tree.add(sub, groupName, inner)}
+	x.replay = sub.group == nil && (e.RetainHandling == 0 || e.RetainHandling == 1 && x.old == nil)
+	if t.group != nil && (x.replay || x.old == nil || !x.old.same(sub)) {
+		t.add(op{kind: putSubscription, session: s.number, text: filter, value: appendSubscription(nil, sub, x.replay)})
+		t.wanted = !t.failing
+		x.stored = true
+	}
 	b.log.Debug("subscribed", "client", s.id, "filter", filter, "qos", e.QoS)
-	return sub, isNew, packet.Code(e.QoS)
+	return x, packet.Code(e.QoS)
 }
 
-// sendRetained queues the retained messages that match sub, but for those that came live since sub is there.
-func (c *conn) sendRetained(sub *subscription) {
-	b, s := c.broker, c.session
+// saved reports whether the session would be there after a crash.
+func (c *conn) saved() bool {
+	s := c.session
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.head != nil && s.head.state.Load() == committed
+}
+
+// sendRetained queues the retained messages that match sub, but for those that came live since sub is there, for c, the
+// connection that holds the session, or nil.
+func (b *Broker) sendRetained(sub *subscription, c *conn) {
+	s := sub.session
 	d := sub.delivery()
 	for _, m := range b.retained.match(nil, sub.filter) {
-		if m.qos == 0 || sub.qos == 0 {
+		if c != nil && (m.qos == 0 || sub.qos == 0) {
 			c.awaitRoom()
+		}
+		var t txn
+		if m.qos > 0 && sub.qos > 0 {
+			b.begin(&t)
 		}
 		mu := b.retained.stripe(m.topic)
 		mu.Lock()
 		if m := b.retained.get(m.topic, b.now()); m != nil && m.routed < sub.since {
-			s.enqueue(m, d, true, true)
+			s.enqueue(m, d, &t, true, true)
 		}
 		mu.Unlock()
-		if c.stopped.Load() {
+		b.finish(&t)
+		if c != nil && c.stopped.Load() {
 			return
 		}
 	}
@@ -82,6 +152,10 @@ func (c *conn) awaitRoom() {
 
 func (c *conn) onUnsubscribe(p *packet.Unsubscribe) {
 	ack := packet.Unsuback{ID: p.ID}
+	var t txn
+	if c.durable {
+		c.broker.begin(&t)
+	}
 	for _, f := range p.Filters {
 		code := packet.Success
 		filter := string(f)
@@ -90,8 +164,15 @@ func (c *conn) onUnsubscribe(p *packet.Unsubscribe) {
 			code = packet.TopicFilterInvalid
 		case !c.broker.tree.remove(c.session, filter):
 			code = packet.NoSubscriptionExisted
+		case t.group != nil:
+			t.add(op{kind: deleteSubscription, session: c.session.number, text: filter})
+			t.wanted = !t.failing
 		}
 		ack.Codes = append(ack.Codes, code)
+	}
+	c.broker.finish(&t)
+	if g := t.durable(); g != nil && t.wanted {
+		<-g.done // while the store fails it is stored later; at worst a crash brings the subscription back
 	}
 	c.send(&ack, &ack.Properties)
 }

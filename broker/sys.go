@@ -20,7 +20,8 @@ type counters struct {
 	bytesReceived, bytesSent     atomic.Uint64
 	dropped, expired             atomic.Uint64 // messages lost at a bound; messages whose expiry passed in a queue
 	expiredSessions              atomic.Uint64
-	maximum                      int // clients at once; guarded by Broker.mu
+	storeFailures                atomic.Uint64 // groups that could not be stored
+	maximum                      int           // clients at once; guarded by Broker.mu
 	loads                        [7]load
 	lastLoad                     int64
 }
@@ -111,9 +112,7 @@ func (b *Broker) housekeeping() {
 				}
 			})
 		}
-		for _, m := range b.retained.expired(b.now()) {
-			b.retained.remove(m.topic, m)
-		}
+		b.clearExpired()
 		select {
 		case <-ticker.C:
 		case <-b.ctx.Done():
@@ -122,11 +121,26 @@ func (b *Broker) housekeeping() {
 	}
 }
 
+// clearExpired removes the retained messages that have expired.
+func (b *Broker) clearExpired() {
+	for _, m := range b.retained.expired(b.now()) {
+		var t txn
+		b.begin(&t)
+		mu := b.retained.stripe(m.topic)
+		mu.Lock()
+		if b.retained.remove(m.topic, m) {
+			t.retain(m.topic, nil)
+		}
+		mu.Unlock()
+		b.finish(&t)
+	}
+}
+
 // publishOwn publishes a retained message of the broker's own.
 func (b *Broker) publishOwn(topic, value string) {
 	m := newMessage(topic, &packet.Properties{}, []byte(value), 0)
 	m.retain = true
-	b.distribute(m, &routeCache{})
+	b.distribute(m, &routeCache{}, &txn{}) // nothing of it is stored
 }
 
 func (b *Broker) sysTopics(publish func(topic, value string)) {

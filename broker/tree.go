@@ -17,15 +17,16 @@ type subscription struct {
 	noLocal   bool
 	asPublish bool // retain as published
 	id        uint32
-	group     *group    // nil for an ordinary subscription
-	since     uint64    // the generation of the tree from which on it is there
-	index     int       // in node.subs or group.members; guarded by tree.mu
-	own       *delivery // of this subscription alone, for a group
+	group     *shareGroup // nil for an ordinary subscription
+	since     uint64      // the generation of the tree from which on it is there
+	index     int         // in node.subs or group.members; guarded by tree.mu
+	own       *delivery   // of this subscription alone, for a group
 }
 
-// A group is the members of one shared subscription: same name, same filter.
-type group struct {
+// A shareGroup is the members of one shared subscription: same name, same filter.
+type shareGroup struct {
 	name    string
+	filter  string // $share/name/ included
 	node    *node
 	members []*subscription // guarded by tree.mu
 	next    atomic.Uint32
@@ -37,7 +38,7 @@ type node struct {
 	level    string
 	children map[string]*node
 	subs     []*subscription
-	groups   []*group
+	groups   []*shareGroup
 }
 
 // tree holds all subscriptions.
@@ -50,14 +51,28 @@ type tree struct {
 	shared int
 }
 
-// add inserts sub, replacing the session's subscription to the same filter. It reports whether it is new.
-func (t *tree) add(sub *subscription, groupName, filter string) (isNew bool) {
+// same reports whether sub and other ask for the same.
+func (sub *subscription) same(other *subscription) bool {
+	return sub.filter == other.filter && sub.qos == other.qos && sub.noLocal == other.noLocal &&
+		sub.asPublish == other.asPublish && sub.id == other.id
+}
+
+// has reports whether the session has the same subscription already.
+func (t *tree) has(sub *subscription) bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	old := sub.session.subs[sub.filter]
+	return old != nil && old.same(sub)
+}
+
+// add inserts sub, replacing and returning the session's subscription to the same filter.
+func (t *tree) add(sub *subscription, groupName, filter string) (old *subscription) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	sub.since = t.generation.Load() + 1
 	defer t.generation.Store(sub.since)
 	s := sub.session
-	old := s.subs[sub.filter]
+	old = s.subs[sub.filter]
 	if old != nil {
 		t.detach(old)
 	}
@@ -66,10 +81,10 @@ func (t *tree) add(sub *subscription, groupName, filter string) (isNew bool) {
 		sub.index = len(n.subs)
 		n.subs = append(n.subs, sub)
 	} else {
-		i := slices.IndexFunc(n.groups, func(g *group) bool { return g.name == groupName })
+		i := slices.IndexFunc(n.groups, func(g *shareGroup) bool { return g.name == groupName })
 		if i < 0 {
 			i = len(n.groups)
-			n.groups = append(n.groups, &group{name: groupName, node: n})
+			n.groups = append(n.groups, &shareGroup{name: groupName, filter: sub.filter, node: n})
 		}
 		sub.group = n.groups[i]
 		sub.own = sub.delivery()
@@ -79,7 +94,16 @@ func (t *tree) add(sub *subscription, groupName, filter string) (isNew bool) {
 	}
 	s.subs[sub.filter] = sub
 	t.count++
-	return old == nil
+	return old
+}
+
+// store stores the subscriptions of s.
+func (t *tree) store(s *session, x *txn) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for filter, sub := range s.subs {
+		x.add(op{kind: putSubscription, session: s.number, text: filter, value: appendSubscription(nil, sub, false)})
+	}
 }
 
 // remove takes away the session's subscription to filter and reports whether there was one.
@@ -142,7 +166,7 @@ func (t *tree) detach(sub *subscription) *node {
 		t.shared--
 		g.members = swapRemove(g.members, sub.index)
 		if len(g.members) == 0 {
-			g.node.groups = slices.DeleteFunc(g.node.groups, func(x *group) bool { return x == g })
+			g.node.groups = slices.DeleteFunc(g.node.groups, func(x *shareGroup) bool { return x == g })
 		}
 		return g.node
 	}
@@ -173,7 +197,7 @@ type route struct {
 	topic      string
 	generation uint64
 	deliveries []*delivery
-	groups     []*group
+	groups     []*shareGroup
 }
 
 // A delivery is how one session gets the messages of one topic: the union of its matching subscriptions. Immutable.
@@ -181,8 +205,8 @@ type delivery struct {
 	session   *session
 	qos       byte // the highest granted [MQTT-3.3.4-2]
 	asPublish bool
-	ids       []uint32 // subscription identifiers of all matching subscriptions [MQTT-3.3.4-3]
-	group     *group   // not nil when through a shared subscription
+	ids       []uint32    // subscription identifiers of all matching subscriptions [MQTT-3.3.4-3]
+	group     *shareGroup // not nil when through a shared subscription
 }
 
 func (sub *subscription) delivery() *delivery {
@@ -207,7 +231,7 @@ func (t *tree) match(topic string, from *session) (route, uint64) {
 type matching struct {
 	from       *session
 	deliveries []*delivery
-	groups     []*group
+	groups     []*shareGroup
 	bySession  map[*session]int // index in deliveries, once there are many
 }
 

@@ -11,7 +11,7 @@ import (
 )
 
 func newTestSession(id string) *session {
-	return &session{id: id, subs: make(map[string]*subscription), inbound: make(map[uint16]bool)}
+	return &session{id: id, subs: make(map[string]*subscription), inbound: make(map[uint16]inbound)}
 }
 
 func subscribeTo(t *tree, s *session, filter string) *subscription {
@@ -131,7 +131,7 @@ func TestTreeReplacesASubscription(t *testing.T) {
 	for _, f := range []string{"x/y", "$share/g/x/y"} {
 		subscribeTo(&tr, s, f)
 		name, inner, _ := topic.SplitShared(f)
-		if tr.add(&subscription{session: s, filter: f, qos: 2}, name, inner) {
+		if tr.add(&subscription{session: s, filter: f, qos: 2}, name, inner) == nil {
 			t.Errorf("%s: replaced subscription counted as new", f)
 		}
 	}

@@ -25,10 +25,10 @@ func newWill(w *packet.Will) *will {
 }
 
 // publishWill publishes w, which was taken from s.
-func (b *Broker) publishWill(s *session, w *will) {
+func (b *Broker) publishWill(s *session, w *will, t *txn) {
 	m := w.message
 	m.expires = b.deadline(w.expiry)
-	b.distribute(&m, &routeCache{from: s})
+	b.distribute(&m, &routeCache{from: s}, t)
 }
 
 // publishDelayedWill is called when the Will Delay Interval of w has passed.
@@ -36,7 +36,10 @@ func (b *Broker) publishDelayedWill(s *session, w *will) {
 	mu := b.connecting.of(s.id)
 	mu.Lock()
 	defer mu.Unlock()
-	if s.takeWill(w) != nil {
-		b.publishWill(s, w)
+	var t txn
+	b.begin(&t)
+	defer b.finish(&t)
+	if s.takeWill(w, &t) != nil {
+		b.publishWill(s, w, &t)
 	}
 }
