@@ -60,6 +60,9 @@ func start(t testing.TB, o Options) *Broker {
 	if o.SysInterval == 0 {
 		o.SysInterval = -1
 	}
+	if os.Getenv("LAWNBERRY_TEST_STORE") != "" && o.Dir == "" { // the same tests, with a store
+		o.Dir, o.Sync = t.TempDir(), -1
+	}
 	b, err := Start(context.Background(), o)
 	if err != nil {
 		t.Fatal(err)
