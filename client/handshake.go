@@ -163,6 +163,9 @@ func (c *Client) connectPacket(v packet.Version, clean bool) ([]byte, error) {
 		if o.SessionExpiry >= 0 {
 			p.Properties.SessionExpiry = packet.Some(c.sessionExpiry())
 		}
+		if !o.DurableSession {
+			p.Properties.User = append(p.Properties.User, packet.UserProperty{Key: []byte("session-durability"), Value: []byte("memory")})
+		}
 		p.Properties.ReceiveMaximum = packet.Some[uint16](receiveMaximum)
 		p.Properties.MaximumPacketSize = packet.Some(uint32(c.maxPacket()))
 	}

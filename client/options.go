@@ -102,6 +102,10 @@ type Options struct {
 	// hour, but nothing after Close; negative ends the session with each connection. MQTT 3.1.1 knows no expiry: there
 	// the broker decides how long, or keeps nothing when this is negative.
 	SessionExpiry time.Duration
+	// DurableSession asks our broker to keep the session on disk, so that it outlives a crash of the broker, at the price that
+	// messages for it wait for the disk. Without it the session outlives lost connections only: the CONNECT (MQTT 5) says so
+	// by the user property session-durability: memory, which other brokers ignore.
+	DurableSession bool
 
 	KeepAlive time.Duration // 0 is 60 s; the broker may impose another
 	// Probe is how long nothing has to be received until the client asks the broker for a sign of life. When none comes

@@ -43,6 +43,10 @@ type Broker struct {
 	MaxConnections      int
 	Persistence         bool
 	PersistenceLocation string
+	PersistenceSync     string // always, off, or an interval such as 1s
+	MaxQueuedMessages   int    // per session
+	MaxQueuedBytes      int    // per session
+	MaxPacketSize       int    // bytes
 	LogLevel            string // error, warning, notice, information or debug
 	AllowAnonymous      *bool  // nil: only while Auth is off; see Anonymous
 	Auth                Auth
@@ -268,7 +272,8 @@ func Default() *Config {
 	return &Config{
 		Broker: Broker{
 			Port: 1883, BindAddress: "localhost", KeepAlive: 60 * time.Second, MaxConnections: 100,
-			Persistence: true, LogLevel: "information",
+			Persistence: true, PersistenceSync: "always", LogLevel: "information",
+			MaxQueuedMessages: 100_000, MaxQueuedBytes: 64 << 20, MaxPacketSize: 256 << 10,
 			WebSockets: WebSockets{Port: 9001},
 		},
 		Client: Client{

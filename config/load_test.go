@@ -189,9 +189,8 @@ func TestProblems(t *testing.T) {
 		{"delays", "client:\n  reconnect_delay: 400\n", []string{"error: mower.yaml:2: client.max_reconnect_delay: is shorter than client.reconnect_delay"}},
 
 		// What is not there yet.
-		{"not supported", "broker:\n  persistence: true\nintegration:\n  home_assistant:\n    enabled: on\n", []string{
-			"warning: mower.yaml:2: broker.persistence: not supported yet: sessions and retained messages are kept in memory and end with the broker",
-			"warning: mower.yaml:5: integration.home_assistant.enabled: not supported yet: the bridge to Home Assistant is not there yet"}},
+		{"not supported", "integration:\n  home_assistant:\n    enabled: on\n", []string{
+			"warning: mower.yaml:3: integration.home_assistant.enabled: not supported yet: the bridge to Home Assistant is not there yet"}},
 		{"not supported, but what happens anyway", "broker:\n  persistence: false\nprotocols:\n  validation: {enabled: true}\n" +
 			"integration:\n  home_assistant: {enabled: false}\ndevelopment:\n  debug: {latency_simulation: 0, simulate_failures: off}\n", nil},
 

@@ -13,7 +13,9 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strconv"
+	"time"
 
 	"github.com/lawnberry/lawnberry/broker"
 	"github.com/lawnberry/lawnberry/client"
@@ -83,9 +85,11 @@ func (c *Config) BrokerOptions(dataDir string) (broker.Options, error) {
 		Namespace: c.Topics.Namespace, MaxConnections: b.MaxConnections, KeepAlive: b.KeepAlive,
 		Authenticate: b.authenticator(),
 	}
-	const standard, room = 256 << 10, 128 << 10 // bytes: the broker's own limit; topic and properties
-	if need := c.Protocols.Validation.MaxPayloadSize + room; need > standard {
-		o.MaxPacketSize = need
+	const room = 128 << 10 // bytes: topic and properties
+	o.MaxPacketSize = max(b.MaxPacketSize, c.Protocols.Validation.MaxPayloadSize+room)
+	o.MaxQueued, o.MaxQueuedBytes = b.MaxQueuedMessages, b.MaxQueuedBytes
+	if b.Persistence {
+		o.Dir, o.Sync = c.StoreDir(dataDir), syncOf(b.PersistenceSync)
 	}
 	var encrypted *tls.Config
 	if b.TLS.Enabled {
@@ -116,6 +120,43 @@ func (c *Config) BrokerOptions(dataDir string) (broker.Options, error) {
 		o.Listeners = append(o.Listeners, broker.Listener{Network: "unix", Address: path})
 	}
 	return o, nil
+}
+
+// StoreDir returns the directory of what the broker keeps, "" when it keeps nothing: with persistence off, and without a
+// place, when neither broker.persistence_location nor dataDir is set.
+func (c *Config) StoreDir(dataDir string) string {
+	switch {
+	case !c.Broker.Persistence:
+		return ""
+	case c.Broker.PersistenceLocation != "": // may be another broker's
+		return filepath.Join(c.Broker.PersistenceLocation, "lawnberry-store")
+	case dataDir != "":
+		return filepath.Join(dataDir, "store")
+	}
+	return ""
+}
+
+// checkSync says what is wrong with a value of broker.persistence_sync.
+func checkSync(text string) string {
+	if text == "always" || text == "off" {
+		return ""
+	}
+	if d, err := time.ParseDuration(text); err != nil || d < time.Millisecond || d > time.Hour {
+		return quote(text) + " does not fit, want always, off, or an interval of 1ms to 1h such as {interval: 1s}"
+	}
+	return ""
+}
+
+// syncOf returns what the broker is told for a value of broker.persistence_sync.
+func syncOf(text string) time.Duration {
+	switch text {
+	case "always", "":
+		return 0
+	case "off":
+		return -1
+	}
+	d, _ := time.ParseDuration(text) // was checked
+	return d
 }
 
 // authenticator returns what decides over a login, nil when everyone may come in.

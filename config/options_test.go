@@ -68,6 +68,32 @@ func TestListeners(t *testing.T) {
 	}
 }
 
+func TestWhatIsKept(t *testing.T) {
+	for _, tt := range []struct {
+		name, text, dir string
+		sync            time.Duration
+	}{
+		{"by default", "", "/data/store", 0},
+		{"nothing", "broker: {persistence: false}", "", 0},
+		{"elsewhere", "broker: {persistence_location: /var/lib/mosquitto/}", "/var/lib/mosquitto/lawnberry-store", 0},
+		{"now and then", "broker: {persistence_sync: {interval: 1s}}", "/data/store", time.Second},
+		{"now and then, in short", "broker: {persistence_sync: 250ms}", "/data/store", 250 * time.Millisecond},
+		{"some time", "broker: {persistence_sync: off}", "/data/store", -1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			o, err := mustLoad(t, tt.text).BrokerOptions("/data")
+			if err != nil || o.Dir != tt.dir || o.Sync != tt.sync {
+				t.Errorf("%q, %v, %v; want %q, %v", o.Dir, o.Sync, err, tt.dir, tt.sync)
+			}
+		})
+	}
+	for _, bad := range []string{"yes", "1", "-1s", "{interval: 0s}", "{interval: 2h}", "{every: 1s}", "[1s]"} {
+		if _, ps := loadText("broker: {persistence_sync: " + bad + "}"); ps.Err() == nil {
+			t.Errorf("%s is accepted", bad)
+		}
+	}
+}
+
 func TestBrokerOptions(t *testing.T) {
 	o, err := mustLoad(t, "broker: {max_connections: 7, keepalive: 9}\ntopics: {namespace: garden}").BrokerOptions("")
 	if err != nil {
@@ -76,8 +102,11 @@ func TestBrokerOptions(t *testing.T) {
 	if o.MaxConnections != 7 || o.KeepAlive != 9*time.Second || o.Namespace != "garden" || o.Authenticate != nil {
 		t.Errorf("got %+v", o)
 	}
-	if o.MaxPacketSize != 0 {
-		t.Errorf("packets of %d bytes, want the broker's own limit", o.MaxPacketSize)
+	if o.MaxPacketSize != 256<<10 || o.MaxQueued != 100_000 || o.MaxQueuedBytes != 64<<20 {
+		t.Errorf("packets of %d bytes, queues of %d messages and %d bytes", o.MaxPacketSize, o.MaxQueued, o.MaxQueuedBytes)
+	}
+	if o.Dir != "" {
+		t.Errorf("kept in %q without a place for it", o.Dir)
 	}
 	o, err = mustLoad(t, "protocols: {validation: {max_payload_size: 5000000}}").BrokerOptions("")
 	if err != nil || o.MaxPacketSize < 5_000_000+2*65_535 {

@@ -273,6 +273,9 @@ func (l *loader) value(s *spec, e entry) {
 		l.report(l.inFile(e.node, SeverityWarning, s.path, text))
 		return
 	}
+	if s.path == "broker.persistence_sync" && n.Kind == yaml.MappingNode && len(n.Content) == 2 && n.Content[0].Value == "interval" {
+		n = follow(n.Content[1]) // {interval: 1s} is the interval
+	}
 	switch p := s.at(l.config).(type) {
 	case *[]string:
 		if list, ok := l.texts(s.path, n, s.checkText); ok {

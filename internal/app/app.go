@@ -16,6 +16,7 @@ import (
 	"github.com/lawnberry/lawnberry/broker"
 	"github.com/lawnberry/lawnberry/config"
 	"github.com/lawnberry/lawnberry/internal/demo"
+	"github.com/lawnberry/lawnberry/internal/store"
 )
 
 // Options say what to run.
@@ -109,6 +110,9 @@ func (a *App) startBroker(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	if a.temporary {
+		options.Dir = "" // nothing is to outlive it
+	}
 	options.Logger = o.BrokerLogger
 	if options.Logger == nil {
 		options.Logger = a.log
@@ -125,6 +129,15 @@ func (a *App) startBroker(ctx context.Context, o Options) error {
 			key = "broker.websockets.port"
 		}
 		err = &PortError{Port: port, Holder: portHolder(port), Key: key, Err: err}
+	}
+	var storing *broker.StoreError
+	var locked *store.LockedError
+	if errors.As(err, &storing) {
+		if errors.As(err, &locked) {
+			return &BusyError{storing.Dir, describeProcess(locked.PID)}
+		}
+		return fmt.Errorf("%w; make room or repair it, choose another directory with --data-dir or broker.persistence_location, "+
+			"or set broker.persistence to false", err)
 	}
 	if err != nil {
 		return err
