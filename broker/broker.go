@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/lawnberry/lawnberry/internal/packet"
+	"github.com/lawnberry/lawnberry/internal/store"
 	"github.com/lawnberry/lawnberry/topic"
 )
 
@@ -118,6 +119,7 @@ type limits struct {
 	stall                                   time.Duration // a write that makes no progress for so long ends the connection
 	farewell                                time.Duration // for a client to read why it is disconnected
 	wall                                    func() time.Time
+	store                                   store.Options
 }
 
 func or[T int | time.Duration](v, byDefault T) T {
@@ -196,6 +198,7 @@ func Start(ctx context.Context, o Options) (*Broker, error) {
 			stall:         500 * time.Millisecond,
 			farewell:      100 * time.Millisecond,
 			wall:          time.Now,
+			store:         store.Options{Sync: store.Sync(max(o.Sync, -1)), Logger: log},
 		},
 	}
 	if o.tune != nil {
@@ -221,7 +224,7 @@ func Start(ctx context.Context, o Options) (*Broker, error) {
 		}
 	}
 	if o.Dir != "" {
-		if err := b.openJournal(o.Dir, o.Sync); err != nil {
+		if err := b.openJournal(o.Dir); err != nil {
 			for _, e := range b.endpoints {
 				e.close()
 			}

@@ -22,12 +22,8 @@ func (e *StoreError) Error() string { return fmt.Sprintf("broker: store in %s: %
 func (e *StoreError) Unwrap() error { return e.Err }
 
 // openJournal opens the store, and takes over what an earlier broker left there. Nobody is connected yet.
-func (b *Broker) openJournal(dir string, sync time.Duration) error {
-	mode := store.Sync(sync)
-	if sync < 0 {
-		mode = store.Never
-	}
-	st, err := store.Open(dir, store.Options{Sync: mode, Logger: b.log})
+func (b *Broker) openJournal(dir string) error {
+	st, err := store.Open(dir, b.limits.store)
 	if err != nil {
 		return &StoreError{dir, err}
 	}

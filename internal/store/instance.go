@@ -98,6 +98,13 @@ func (in *instance) kill(err error) {
 	})
 }
 
+// bury gives back what a failed instance holds, as far as Pebble still can.
+func (in *instance) bury() {
+	<-in.ended
+	defer func() { _ = recover() }()
+	_ = in.db.Close()
+}
+
 // backgroundError is told of flushes and compactions that fail. Pebble tries them again, for ever.
 func (in *instance) backgroundError(err error) {
 	if !errors.Is(err, pebble.ErrCancelledCompaction) {

@@ -157,7 +157,11 @@ func (s *Store) current() (*instance, error) {
 		return nil, s.failed
 	}
 	s.tried = time.Now()
-	in, err := s.start()
+	var in *instance
+	err := s.probe()
+	if err == nil {
+		in, err = s.start()
+	}
 	if err != nil {
 		s.failures.Add(1)
 		s.failed = fmt.Errorf("store %s: %w", s.dir, err)
@@ -180,6 +184,21 @@ func (s *Store) abandon(in *instance, err error) {
 	s.open, s.failed, s.tried = nil, fmt.Errorf("store: %w", err), time.Now()
 	s.past = s.stats(in)
 	in.kill(err)
+	go in.bury()
+}
+
+// probe reports whether the directory takes a file, which costs less than to find out by opening all.
+func (s *Store) probe() (err error) {
+	name := filepath.Join(s.dir, "probe")
+	f, err := s.fs.Create(name, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(make([]byte, 64<<10))
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close(), s.fs.Remove(name))
 }
 
 // Stats returns the present figures.
