@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build test lint vuln fuzz bench clean
+.PHONY: help build test chaos lint vuln fuzz bench clean
 
 PACKAGES ?= ./...
 TESTFLAGS ?=
@@ -24,6 +24,9 @@ test: ## all tests, with the race detector; installs what they need on Debian, o
 	race=-race; if [[ $$(go env CGO_ENABLED) != 1 ]]; then \
 		race=; echo "make test: no C compiler is here (or CGO_ENABLED is 0), so it goes without the race detector" >&2; fi; \
 	set -x; go test $$race $(TESTFLAGS) $(PACKAGES)
+
+chaos: ## the fault tests in their long form, with what they counted: kills, full disks, hostile clients; 15 minutes
+	LAWNBERRY_CHAOS=long go test -count=1 -v -timeout 60m ./internal/chaos ./internal/store
 
 lint: .tools/golangci-lint ## gofmt, go vet and golangci-lint
 	@files=$$(gofmt -l .); if [[ -n $$files ]]; then echo "make lint: run gofmt -w on these:"; echo "$$files"; exit 1; fi

@@ -114,6 +114,7 @@ type flight struct {
 type outgoing struct {
 	name  string
 	state []fate // by number
+	again []int  // the numbers that were sent again on a new connection
 }
 
 type fate uint8
@@ -133,10 +134,9 @@ type streamID struct {
 type incoming struct {
 	times      []uint8 // by number: how often it came, up to 255
 	highest    int     // the highest number that came
-	latest     int     // the number that came last
 	distinct   int
-	duplicates int // further copies
-	misordered int // first copies that came after one with a higher number
+	duplicates int   // further copies
+	misordered []int // the numbers whose first copy came after a higher number
 }
 
 var (
@@ -296,6 +296,7 @@ func (p *peer) resume(l *link) {
 		case !f.released:
 			l.out = p.appendPublish(l.out, f, id, dup)
 			p.counts.Resent++
+			f.topic.again = append(f.topic.again, int(f.seq))
 		case dup:
 			l.out = packet.AppendAck(l.out, packet.PUBREL, p.o.Version, id, packet.Success)
 		default:
@@ -455,13 +456,13 @@ func (p *peer) count(a *arrival) {
 	default:
 		s.distinct++
 		if n < s.highest {
-			s.misordered++
+			s.misordered = append(s.misordered, n)
 		}
 	}
 	if s.times[n] < 255 {
 		s.times[n]++
 	}
-	s.highest, s.latest = max(s.highest, n), n
+	s.highest = max(s.highest, n)
 }
 
 // fault notes what the broker may not do. Caller holds mu.
@@ -867,7 +868,8 @@ func (b balance) String() string {
 }
 
 // compare returns the balance of publishers with what came to subscribers together, over the topics that topic accepts
-// (nil accepts all). With several subscribers, the members of a shared subscription, the order is that of each.
+// (nil accepts all). With several subscribers, the members of a shared subscription, the order is that of each, without the
+// messages that were sent again: what one member has got may go to another then.
 func compare(publishers []*peer, subscribers []*peer, topic func(string) bool) balance {
 	var b balance
 	for _, p := range publishers {
@@ -880,6 +882,10 @@ func compare(publishers []*peer, subscribers []*peer, topic func(string) bool) b
 			}
 			p.mu.Lock()
 			state := slices.Clone(p.outgoing[name].state)
+			again := make(map[int]bool)
+			for _, n := range p.outgoing[name].again {
+				again[n] = true
+			}
 			p.mu.Unlock()
 			times := make([]int, len(state))
 			for _, s := range subscribers {
@@ -892,7 +898,11 @@ func compare(publishers []*peer, subscribers []*peer, topic func(string) bool) b
 							b.Invented++
 						}
 					}
-					b.Misordered += in.misordered
+					for _, n := range in.misordered {
+						if len(subscribers) == 1 || !again[n] {
+							b.Misordered++
+						}
+					}
 				}
 				s.mu.Unlock()
 			}
