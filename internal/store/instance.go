@@ -55,7 +55,10 @@ func (s *Store) start() (_ *instance, err error) {
 		MemTableStopWritesThreshold: 3,
 		MaxOpenFiles:                64,
 		Logger:                      quiet{in},
-		EventListener:               &pebble.EventListener{BackgroundError: in.backgroundError},
+		EventListener: &pebble.EventListener{
+			BackgroundError: in.backgroundError,
+			DataCorruption:  func(i pebble.DataCorruptionInfo) { in.kill(i.Details) },
+		},
 	}
 	// Pebble panics on some kinds of damage.
 	defer func() {
@@ -100,6 +103,9 @@ func (in *instance) kill(err error) {
 
 // bury gives back what a failed instance holds, as far as Pebble still can.
 func (in *instance) bury() {
+	if in.db == nil {
+		return
+	}
 	<-in.ended
 	defer func() { _ = recover() }()
 	_ = in.db.Close()
@@ -256,7 +262,9 @@ func (in *instance) close() error {
 				closed <- fmt.Errorf("%v", p)
 			}
 		}()
-		closed <- in.db.Close()
+		// In tables everything has a checksum, while the end of a log may always be one that was cut off.
+		err := in.db.Flush()
+		closed <- errors.Join(err, in.db.Close())
 	}()
 	select {
 	case e := <-closed:

@@ -65,7 +65,8 @@ const reopenPause = 250 * time.Millisecond
 
 // Store is an open store. Its methods may be called concurrently.
 type Store struct {
-	dir  string // of Pebble's files
+	dir  string
+	data string // the name of the directory of Pebble's files in it
 	sync Sync
 	log  *slog.Logger
 	fs   vfs.FS
@@ -93,7 +94,7 @@ type Stats struct {
 // Open opens the store in dir, which it makes (0700) when missing. Nobody else can open it until Close: that is a
 // *LockedError. Damaged files are set aside, see SetAside, and what is intact in them is kept.
 func Open(dir string, o Options) (*Store, error) {
-	s := &Store{dir: dir, sync: o.Sync, log: o.Logger, fs: o.FS}
+	s := &Store{dir: dir, data: dataDir, sync: o.Sync, log: o.Logger, fs: o.FS}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -107,7 +108,7 @@ func Open(dir string, o Options) (*Store, error) {
 	if s.lock, err = lockDir(dir); err != nil {
 		return nil, err
 	}
-	if s.open, err = s.start(); err != nil {
+	if s.open, err = s.check(); err != nil {
 		s.lock.Close()
 		return nil, fmt.Errorf("store %s: %w", dir, err)
 	}
@@ -243,4 +244,4 @@ func (s *Store) Close() error {
 }
 
 // files is the directory of Pebble's files.
-func (s *Store) files() string { return filepath.Join(s.dir, "data") }
+func (s *Store) files() string { return filepath.Join(s.dir, s.data) }
