@@ -39,15 +39,32 @@ const (
 	patience   = 10 * time.Second // for a group to be committed; the disk may be slow, but Pebble must not be stuck
 )
 
-// start opens an instance.
-func (s *Store) start() (_ *instance, err error) {
+// calm lets compactions begin only once the instance is open: when opening fails half-way, Pebble lets go of what a
+// compaction that has begun still uses. What it wraps looks for work when a flush or a compaction ends, and keeps no
+// goroutine to look in between.
+type calm struct {
+	*pebble.ConcurrencyLimitScheduler
+	ready atomic.Bool
+}
+
+func (c *calm) TrySchedule() (bool, pebble.CompactionGrantHandle) {
+	if !c.ready.Load() {
+		return false, nil
+	}
+	return c.ConcurrencyLimitScheduler.TrySchedule()
+}
+
+// start opens an instance, for reading only or for everything.
+func (s *Store) start(readOnly bool) (_ *instance, err error) {
 	in := &instance{
 		queue: make(chan *request, 1024), quit: make(chan struct{}), ended: make(chan struct{}), dead: make(chan struct{}),
 	}
 	in.files = newGuard(s.fs, s.sync)
 	cache := pebble.NewCache(1 << 20)
 	defer cache.Unref()
+	scheduler := &calm{ConcurrencyLimitScheduler: pebble.NewConcurrencyLimitSchedulerWithNoPeriodicGrantingForTest()}
 	o := &pebble.Options{
+		ReadOnly:                    readOnly,
 		FS:                          in.files,
 		Cache:                       cache,
 		FormatMajorVersion:          pebble.FormatNewest,
@@ -60,6 +77,7 @@ func (s *Store) start() (_ *instance, err error) {
 			DataCorruption:  func(i pebble.DataCorruptionInfo) { in.kill(i.Details) },
 		},
 	}
+	o.Experimental.CompactionScheduler = scheduler
 	// Pebble panics on some kinds of damage.
 	defer func() {
 		if p := recover(); p != nil {
@@ -88,6 +106,7 @@ func (s *Store) start() (_ *instance, err error) {
 		}
 		return nil, err
 	}
+	scheduler.ready.Store(!readOnly)
 	go in.run()
 	return in, nil
 }

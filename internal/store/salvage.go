@@ -37,22 +37,38 @@ func (s *Store) check() (*instance, error) {
 	if err := s.finishRepair(); err != nil {
 		return nil, err
 	}
-	in, err := s.start()
-	if err == nil {
-		if err = in.verify(); err == nil {
-			return in, nil
+	if err := s.verify(); err != nil {
+		if !damaged(err) {
+			return nil, err
 		}
-		in.kill(err)
-		in.bury()
+		if err := s.repair(err); err != nil {
+			return nil, err
+		}
 	}
-	if !damaged(err) {
-		return nil, err
-	}
-	if err := s.repair(err); err != nil {
-		return nil, err
-	}
-	return s.start()
+	return s.start(false)
 }
+
+// verify opens the store's files for reading and reads all of them.
+func (s *Store) verify() error {
+	names, err := s.fs.List(s.files())
+	if errors.Is(err, os.ErrNotExist) || err == nil && len(names) == 0 {
+		return nil // a new store
+	}
+	if err != nil {
+		return err
+	}
+	in, err := s.start(true)
+	if err != nil {
+		return err
+	}
+	err = in.verify()
+	in.kill(errVerified)
+	in.bury()
+	return err
+}
+
+// errVerified is why an instance ends that was opened for reading.
+var errVerified = errors.New("was opened for reading only")
 
 // verify reads everything once, so that its checksums are checked.
 func (in *instance) verify() (err error) {
@@ -361,7 +377,7 @@ func (r *salvage) write(dir string) error {
 		return err
 	}
 	s := &Store{dir: filepath.Dir(dir), data: filepath.Base(dir), fs: vfs.Default}
-	in, err := s.start()
+	in, err := s.start(false)
 	if err != nil {
 		return err
 	}

@@ -161,7 +161,7 @@ func (s *Store) current() (*instance, error) {
 	var in *instance
 	err := s.probe()
 	if err == nil {
-		in, err = s.start()
+		in, err = s.start(false)
 	}
 	if err != nil {
 		s.failures.Add(1)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -125,4 +126,63 @@ func BenchmarkConcurrentCommit(b *testing.B) {
 			}
 		}
 	})
+}
+
+// TestDirectoryStaysBounded passes many records through, as a queue does, of which few are there at a time.
+func TestDirectoryStaysBounded(t *testing.T) {
+	t.Parallel()
+	const records, alive = 300_000, 10_000
+	dir := t.TempDir()
+	s := open(t, dir, Options{Sync: Never})
+	key := func(n int) []byte { return binary.BigEndian.AppendUint64([]byte("S00000000q"), uint64(n)) }
+	var b Batch
+	value := make([]byte, 250)
+	largest := int64(0)
+	for n := range records {
+		rng := uint64(n)*0x9E3779B97F4A7C15 + 1
+		for i := range value { // nothing that compresses
+			rng ^= rng << 13
+			rng ^= rng >> 7
+			value[i] = byte(rng)
+		}
+		b.Set(key(n), value)
+		if n >= alive {
+			b.Delete(key(n - alive))
+		}
+		if b.Len() >= 1000 {
+			if err := s.Commit(&b); err != nil {
+				t.Fatal(err)
+			}
+			b.Reset()
+		}
+		if n%20_000 == 0 {
+			largest = max(largest, size(t, dir))
+		}
+	}
+	if err := s.Commit(&b); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(content(t, s, "S")); n != alive {
+		t.Errorf("%d records, want %d", n, alive)
+	}
+	t.Logf("%d MB written; the directory had %d MB at most", records*270>>20, largest>>20)
+	if largest > 100<<20 {
+		t.Errorf("the directory grew to %d MB", largest>>20)
+	}
+}
+
+func size(t *testing.T, dir string) (total int64) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(_ string, e os.DirEntry, err error) error {
+		if err == nil && !e.IsDir() {
+			if info, err := e.Info(); err == nil { // it may be gone meanwhile
+				total += info.Size()
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return total
 }
