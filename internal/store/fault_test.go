@@ -1,0 +1,108 @@
+package store
+
+import (
+	"fmt"
+	"os"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+)
+
+// A fault makes the file operations fail from the n-th that changes something on, until it is lifted.
+type fault struct {
+	from   atomic.Int64 // 0 is never
+	count  atomic.Int64
+	err    error
+	lifted atomic.Bool
+	hit    atomic.Bool
+}
+
+func (f *fault) String() string { return "fault" }
+
+func (f *fault) MaybeError(op errorfs.Op) error {
+	if op.Kind.ReadOrWrite() != errorfs.OpIsWrite {
+		return nil
+	}
+	if n, from := f.count.Add(1), f.from.Load(); from > 0 && n >= from && !f.lifted.Load() {
+		f.hit.Store(true)
+		return &os.PathError{Op: "inject", Path: op.Path, Err: f.err}
+	}
+	return nil
+}
+
+// TestFaults has every operation on files fail once, the first, the second and so on, with those that follow, until the
+// next attempt: what was committed is there, and the store goes on.
+//
+// It was seen to fail with Commit returning nil after an error of the log.
+func TestFaults(t *testing.T) {
+	t.Parallel()
+	step := int64(5)
+	if os.Getenv("LAWNBERRY_CHAOS") == "long" {
+		step = 1
+	}
+	runs, refused, acknowledged := 0, 0, 0
+	for _, cause := range []error{syscall.ENOSPC, syscall.EIO, syscall.EROFS} {
+		for from := int64(1); ; from += step {
+			f := &fault{err: cause}
+			dir := t.TempDir()
+			s := open(t, dir, Options{FS: errorfs.Wrap(vfs.Default, f)})
+			f.count.Store(0)
+			f.from.Store(from)
+			var kept []string
+			commit := func(key string) bool {
+				var b Batch
+				b.Set([]byte(key), []byte(key))
+				err := s.Commit(&b)
+				if err == nil {
+					kept = append(kept, key)
+					acknowledged++
+				} else {
+					refused++
+				}
+				return err == nil
+			}
+			for i := range 40 {
+				if commit(fmt.Sprintf("k%d", i)) {
+					continue
+				}
+				if commit(fmt.Sprintf("k%d again", i)) {
+					t.Fatalf("%v from operation %d: committed while the fault is there", cause, from)
+				}
+				f.lifted.Store(true)
+				deadline := time.Now().Add(20 * time.Second)
+				for !commit(fmt.Sprintf("k%d at last", i)) {
+					if time.Now().After(deadline) {
+						t.Fatalf("%v from operation %d: not recovered", cause, from)
+					}
+					time.Sleep(10 * time.Millisecond) // the store waits between attempts
+				}
+			}
+			f.lifted.Store(true)
+			if err := s.Close(); err != nil {
+				t.Fatalf("%v from operation %d: close: %v", cause, from, err)
+			}
+			s = open(t, dir, Options{})
+			if aside := s.SetAside(); len(aside) > 0 {
+				t.Errorf("%v from operation %d: taken for damage: %v", cause, from, aside)
+			}
+			got := content(t, s, "k")
+			for _, key := range kept {
+				if got[key] != key {
+					t.Fatalf("%v from operation %d: %s was committed and is lost", cause, from, key)
+				}
+			}
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			runs++
+			if !f.hit.Load() {
+				break
+			}
+		}
+	}
+	t.Logf("%d runs: %d commits acknowledged, all kept; %d refused", runs, acknowledged, refused)
+}
