@@ -2,9 +2,13 @@ package broker
 
 import (
 	"fmt"
+	"iter"
+	"maps"
 	"math"
 	"runtime/metrics"
+	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -40,6 +44,39 @@ type Stats struct {
 	BytesSent     uint64
 	Dropped       uint64 // messages lost at a bound or refused, each once per session
 	Expired       uint64 // messages whose expiry passed before they were sent
+	StoreFailures uint64 // attempts to make changes durable that failed
+	StoreFailing  bool   // messages that need storing are refused at present
+}
+
+// SessionStats are one session's figures.
+type SessionStats struct {
+	ClientID    string
+	Connected   bool
+	Durable     bool   // it outlives the broker
+	Queued      int    // QoS 1 and 2 messages that wait to be sent
+	QueuedBytes int    // their size
+	InFlight    int    // sent, and not acknowledged to the end
+	Dropped     uint64 // messages lost at a bound, since the session began or the broker started
+}
+
+// Sessions yields the sessions' present figures, in no order.
+func (b *Broker) Sessions() iter.Seq[SessionStats] {
+	return func(yield func(SessionStats) bool) {
+		b.mu.Lock()
+		sessions := slices.Collect(maps.Values(b.sessions))
+		b.mu.Unlock()
+		for _, s := range sessions {
+			s.mu.Lock()
+			x := SessionStats{
+				ClientID: s.id, Connected: s.conn != nil, Durable: s.durable, Queued: s.queued, QueuedBytes: s.bytes,
+				InFlight: s.window.count, Dropped: s.dropped,
+			}
+			s.mu.Unlock()
+			if !yield(x) {
+				return
+			}
+		}
+	}
 }
 
 // Stats returns the present figures. It costs a lock per session.
@@ -65,6 +102,8 @@ func (b *Broker) Stats() Stats {
 	s.Received, s.Sent = b.stats.publishes.Load(), b.stats.published.Load()
 	s.BytesReceived, s.BytesSent = b.stats.bytesReceived.Load(), b.stats.bytesSent.Load()
 	s.Dropped, s.Expired = b.stats.dropped.Load(), b.stats.expired.Load()
+	s.StoreFailures = b.stats.storeFailures.Load()
+	s.StoreFailing = b.journal != nil && b.journal.failing.Load()
 	return s
 }
 
@@ -93,6 +132,20 @@ func (c *counters) start(now int64) {
 	}
 }
 
+// lossTopics returns the topics below $SYS/broker that say how many messages the sessions lost, for those that lost any. A
+// client id is written with what has a meaning in topics escaped as in a URL, so that it is one level.
+func (b *Broker) lossTopics() map[string]string {
+	topics := make(map[string]string)
+	for s := range b.Sessions() {
+		if s.Dropped > 0 {
+			topics["sessions/"+oneLevel.Replace(s.ClientID)+"/dropped"] = strconv.FormatUint(s.Dropped, 10)
+		}
+	}
+	return topics
+}
+
+var oneLevel = strings.NewReplacer("%", "%25", "/", "%2F", "+", "%2B", "#", "%23", "\x00", "%00")
+
 // housekeeping publishes the broker's own topics, by Mosquitto's names, and clears away retained messages that have expired.
 func (b *Broker) housekeeping() {
 	interval := or(b.options.SysInterval, 10*time.Second)
@@ -103,6 +156,7 @@ func (b *Broker) housekeeping() {
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
 	previous := make(map[string]string)
+	var lost map[string]string // by topic
 	for {
 		if publish {
 			b.sysTopics(func(topic, value string) {
@@ -111,6 +165,18 @@ func (b *Broker) housekeeping() {
 					b.publishOwn("$SYS/broker/"+topic, value)
 				}
 			})
+			losses := b.lossTopics()
+			for topic, value := range losses {
+				if lost[topic] != value {
+					b.publishOwn("$SYS/broker/"+topic, value)
+				}
+			}
+			for topic := range lost {
+				if losses[topic] == "" { // the session has ended
+					b.publishOwn("$SYS/broker/"+topic, "")
+				}
+			}
+			lost = losses
 		}
 		b.clearExpired()
 		select {
@@ -181,6 +247,7 @@ func (b *Broker) sysTopics(publish func(topic, value string)) {
 	number("publish/messages/received", s.Received)
 	number("publish/messages/sent", s.Sent)
 	number("publish/messages/dropped", s.Dropped)
+	number("store/failures", s.StoreFailures)
 	number("publish/bytes/received", b.stats.publishBytes.Load())
 	number("publish/bytes/sent", b.stats.publishedBytes.Load())
 	number("bytes/received", s.BytesReceived)
