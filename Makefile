@@ -3,18 +3,20 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build test chaos lint vuln fuzz bench clean
+.PHONY: help build test chaos lint vuln fuzz bench microbench clean
 
 PACKAGES ?= ./...
 TESTFLAGS ?=
 FUZZTIME ?= 10s
 BENCH ?= .
+BENCHFLAGS ?=
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo "  Variables: PACKAGES ($(PACKAGES)) for test, bench and fuzz; TESTFLAGS for test, such as -v or -run NAME;"
-	@echo "  FUZZTIME ($(FUZZTIME)) per fuzz target; BENCH ($(BENCH)), a regular expression of benchmarks."
+	@echo "  Variables: PACKAGES ($(PACKAGES)) for test, microbench and fuzz; TESTFLAGS for test, such as -v or -run NAME;"
+	@echo "  FUZZTIME ($(FUZZTIME)) per fuzz target; BENCH ($(BENCH)), a regular expression for microbench;"
+	@echo "  BENCHFLAGS for bench, such as --quick."
 
 build: ## the command, as bin/lawnberry
 	CGO_ENABLED=0 go build -trimpath -o bin/lawnberry ./cmd/lawnberry
@@ -44,7 +46,11 @@ fuzz: ## every fuzz target for FUZZTIME
 		done; \
 	done
 
-bench: ## the benchmarks of the packages
+bench: ## our broker against Mosquitto, mochi, nats-server and a bare relay; writes docs/benchmarks.md; 5 minutes
+	@scripts/test-deps >/dev/null
+	cd bench && go run . --out ../docs/benchmarks.md $(BENCHFLAGS)
+
+microbench: ## the benchmarks of the packages
 	go test -run '^$$' -bench '$(BENCH)' -benchmem $(PACKAGES)
 
 clean: ## removes what was built here

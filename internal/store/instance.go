@@ -68,7 +68,7 @@ func (s *Store) start(readOnly bool) (_ *instance, err error) {
 		FS:                          in.files,
 		Cache:                       cache,
 		FormatMajorVersion:          pebble.FormatNewest,
-		MemTableSize:                8 << 20,
+		MemTableSize:                4 << 20,
 		MemTableStopWritesThreshold: 3,
 		MaxOpenFiles:                64,
 		Logger:                      quiet{in},

@@ -1,0 +1,208 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"sync"
+	"time"
+)
+
+var flows = []struct {
+	name string
+	flow flow
+	n    [3]int // messages in all, by QoS
+}{
+	{"4 to 1, 200 B", flow{publishers: 4, subscribers: 1, size: 200}, [3]int{400_000, 100_000, 60_000}},
+	{"1 to 4, 200 B", flow{publishers: 1, subscribers: 4, size: 200}, [3]int{100_000, 40_000, 20_000}},
+	{"4 to 1, 4 KiB", flow{publishers: 4, subscribers: 1, size: 4096}, [3]int{100_000, 40_000, 30_000}},
+	{"1 to 4, 4 KiB", flow{publishers: 1, subscribers: 4, size: 4096}, [3]int{30_000, 20_000, 10_000}},
+}
+
+// live measures one broker with sessions that are connected.
+func (r *report) live(k kind, ours, dir string, scale float64, wanted func(string) bool) error {
+	s, err := k.run(ours, dir, false)
+	if err != nil {
+		return err
+	}
+	defer s.stop()
+	for _, f := range flows {
+		for qos := range byte(3) {
+			name := fmt.Sprintf("QoS %d, %s", qos, f.name)
+			if k.bare && qos > 0 || !wanted(name) {
+				continue
+			}
+			f := f
+			f.flow.qos = qos
+			f.flow.each = int(float64(f.n[qos])*scale) / f.flow.publishers
+			before := s.cpu()
+			rate, lost, wrong, err := throughput(s, f.flow)
+			if err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			x := r.add(name, k.name, "msg/s", rate)
+			all := f.flow.publishers * f.flow.subscribers * f.flow.each
+			x.Lost, x.Wrong, x.Of = x.Lost+lost, x.Wrong+wrong, x.Of+all
+			if delivered := all - lost; delivered > 0 {
+				r.add(name+", CPU", k.name, "s per million", (s.cpu()-before)/float64(delivered)*1e6)
+			}
+		}
+	}
+	during := time.Duration(float64(2*time.Second) * scale)
+	for _, qos := range []byte{0, 2} {
+		name := fmt.Sprintf("request and response, QoS %d", qos)
+		if !wanted(name) || k.bare && qos > 0 {
+			continue
+		}
+		if err := r.trips(s, name, k.name, "tcp", s.address, qos, during); err != nil {
+			return err
+		}
+		if k.unix {
+			if err := r.trips(s, name, k.name+", Unix socket", "unix", s.dir+"/lawnberry.sock", qos, during); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (r *report) trips(s *server, measure, name, network, address string, qos byte, during time.Duration) error {
+	times, err := roundTrips(s, network, address, qos, during)
+	if err != nil {
+		return fmt.Errorf("%s over %s: %w", measure, network, err)
+	}
+	micro := func(q float64) float64 { return float64(times[int(q*float64(len(times)-1))].Nanoseconds()) / 1000 }
+	r.add(measure+", p50", name, "µs", micro(0.5))
+	r.add(measure+", p99", name, "µs", micro(0.99))
+	return nil
+}
+
+// stored measures 64 publishers at QoS 1 to one session that is away, on disk before the acknowledgement, and counts what
+// the session gets when it comes back.
+func (r *report) stored(k kind, ours, dir string, scale float64) error {
+	s, err := k.run(ours, dir, true)
+	if err != nil {
+		return err
+	}
+	defer s.stop()
+	sub, err := dial("tcp", s.address, "away", false)
+	if err != nil {
+		return err
+	}
+	if err := sub.subscribe("b/#", 1); err != nil {
+		return err
+	}
+	_, _ = sub.nc.Write([]byte{0xe0, 0})
+	sub.nc.Close()
+	const publishers = 64
+	each := int(40_000 * scale / publishers)
+	var pubs []*client
+	for i := range publishers {
+		c, err := dial("tcp", s.address, fmt.Sprintf("p%d", i), true)
+		if err != nil {
+			return err
+		}
+		defer c.nc.Close()
+		pubs = append(pubs, c)
+	}
+	errs := make([]error, publishers)
+	var wg sync.WaitGroup
+	began := time.Now()
+	for i, c := range pubs {
+		wg.Go(func() { errs[i] = c.publish(each, "b/"+string(rune('0'+i)), 1, 200) })
+	}
+	wg.Wait()
+	took := time.Since(began)
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	x := r.add("stored, QoS 1, 64 publishers", k.name, "msg/s", float64(publishers*each)/took.Seconds())
+	if sub, err = dial("tcp", s.address, "away", false); err != nil {
+		return err
+	}
+	defer sub.nc.Close()
+	t, err := sub.receive(publishers * each)
+	if err != nil {
+		return err
+	}
+	x.Lost, x.Wrong, x.Of = x.Lost+publishers*each-t.got, x.Wrong+t.wrong, x.Of+publishers*each
+	return nil
+}
+
+// memory measures what idle connections and retained messages take.
+func (r *report) memory(ours, dir string) error {
+	var us kind
+	for _, k := range kinds {
+		if k.name == "lawnberry" {
+			us = k
+		}
+	}
+	s, err := us.run(ours, dir, false)
+	if err != nil {
+		return err
+	}
+	r.add("memory, idle", us.name, "MB", s.rss())
+	const connections = 5_000
+	for i := range connections {
+		c, err := dial("tcp", s.address, fmt.Sprintf("idle%d", i), true)
+		if err != nil {
+			s.stop()
+			return err
+		}
+		c.in = nil
+		defer c.nc.Close()
+	}
+	r.add("memory, 5,000 idle connections", us.name, "MB", s.rss())
+	s.stop()
+
+	if s, err = us.run(ours, dir, false); err != nil {
+		return err
+	}
+	defer s.stop()
+	c, err := dial("tcp", s.address, "retain", true)
+	if err != nil {
+		return err
+	}
+	defer c.nc.Close()
+	for i := range 100_000 {
+		h := header(fmt.Sprintf("retained/%d", i), 0, 200)
+		h[0] |= 1
+		c.out = append(append(c.out, h...), make([]byte, 200)...)
+		if len(c.out) > 32<<10 {
+			if err := c.flush(); err != nil {
+				return err
+			}
+		}
+	}
+	c.out = append(c.out, 0xc0, 0)
+	if err := c.flush(); err != nil {
+		return err
+	}
+	if first, _, err := c.next(); err != nil || first != 0xd0 {
+		return fmt.Errorf("PINGRESP %x: %w", first, err)
+	}
+	time.Sleep(2 * time.Second) // they are being stored
+	r.add("memory, 100,000 retained of 200 B", us.name, "MB", s.rss())
+	return nil
+}
+
+var matchLine = regexp.MustCompile(`BenchmarkMatch\S*\s+\d+\s+([\d.]+) ns/op`)
+
+// match takes the time to find the subscribers of a topic among 100,000 from the broker's own benchmark.
+func (r *report) match() error {
+	c := exec.Command("go", "test", "-run", "^$", "-bench", "Match", "./broker")
+	c.Dir = ".."
+	out, err := c.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	m := matchLine.FindSubmatch(out)
+	if m == nil {
+		return fmt.Errorf("no figure in %s", out)
+	}
+	ns, err := strconv.ParseFloat(string(m[1]), 64)
+	r.add("match among 100,000 subscriptions", "lawnberry", "µs", ns/1000)
+	return err
+}
