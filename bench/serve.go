@@ -53,7 +53,7 @@ func serveNATS(args []string) error {
 	}
 	s, err := nats.NewServer(&nats.Options{
 		ServerName: "bench", Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: args[1], NoLog: true, NoSigs: true,
-		MQTT: nats.MQTTOpts{Host: "127.0.0.1", Port: port, MaxAckPending: 30_000},
+		MQTT: nats.MQTTOpts{Host: "127.0.0.1", Port: port, MaxAckPending: 15_000},
 	})
 	if err != nil {
 		return err
