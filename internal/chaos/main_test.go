@@ -102,6 +102,8 @@ type server struct {
 	Plain bool
 	// Prefix is a command that runs the server's, given as further arguments.
 	Prefix []string
+	// Faulty is that the store is made to fail. Else a failure of it fails the test.
+	Faulty bool
 
 	cmd   *exec.Cmd
 	log   *logBuffer
@@ -113,7 +115,13 @@ type server struct {
 func newServer(t testing.TB) *server {
 	t.Helper()
 	s := &server{t: t, Dir: filepath.Join(t.TempDir(), "data"), Addr: freeAddress(t)}
-	t.Cleanup(s.kill)
+	t.Cleanup(func() {
+		s.kill()
+		if t.Failed() && s.log != nil {
+			log := s.log.String()
+			t.Logf("the last of serve's log:\n%s", log[max(0, len(log)-8000):])
+		}
+	})
 	return s
 }
 
@@ -196,6 +204,8 @@ func (s *server) ready(patience time.Duration) error {
 		case <-s.ended:
 			return fmt.Errorf("serve ended by itself: %v\n%s", s.cmd.ProcessState, s.log)
 		case <-ctx.Done():
+			_ = s.cmd.Process.Signal(syscall.SIGQUIT) // it says where it hangs
+			<-s.ended
 			return fmt.Errorf("serve does not answer: %w\n%s", err, s.log)
 		case <-tick.C:
 		}
@@ -249,11 +259,15 @@ func (s *server) stop() (code int, took time.Duration) {
 	return s.cmd.ProcessState.ExitCode(), took
 }
 
-// inspect fails the test when the process has panicked or raced.
+// inspect fails the test when the process has panicked or raced, or its store failed.
 func (s *server) inspect() {
 	s.t.Helper()
 	log := s.log.String()
-	for _, bad := range []string{"panic: ", "fatal error: ", "WARNING: DATA RACE"} {
+	signs := []string{"panic: ", "fatal error: ", "WARNING: DATA RACE"}
+	if !s.Faulty {
+		signs = append(signs, `"msg":"store failed"`, `"msg":"the store fails`, "make no sense", "set aside")
+	}
+	for _, bad := range signs {
 		if i := strings.Index(log, bad); i >= 0 {
 			s.t.Errorf("serve: %s", log[i:min(len(log), i+6000)])
 		}
