@@ -36,23 +36,8 @@ type request struct {
 
 const (
 	groupBytes = 1 << 20          // a group takes no more requests beyond so many bytes
-	patience   = 10 * time.Second // for a group to be committed; the disk may be slow, but Pebble must not be stuck
+	patience   = 20 * time.Second // for a group to be committed; the disk may be slow, but Pebble must not be stuck
 )
-
-// calm lets compactions begin only once the instance is open: when opening fails half-way, Pebble lets go of what a
-// compaction that has begun still uses. What it wraps looks for work when a flush or a compaction ends, and keeps no
-// goroutine to look in between.
-type calm struct {
-	*pebble.ConcurrencyLimitScheduler
-	ready atomic.Bool
-}
-
-func (c *calm) TrySchedule() (bool, pebble.CompactionGrantHandle) {
-	if !c.ready.Load() {
-		return false, nil
-	}
-	return c.ConcurrencyLimitScheduler.TrySchedule()
-}
 
 // start opens an instance, for reading only or for everything.
 func (s *Store) start(readOnly bool) (_ *instance, err error) {
@@ -62,7 +47,6 @@ func (s *Store) start(readOnly bool) (_ *instance, err error) {
 	in.files = newGuard(s.fs, s.sync)
 	cache := pebble.NewCache(1 << 20)
 	defer cache.Unref()
-	scheduler := &calm{ConcurrencyLimitScheduler: pebble.NewConcurrencyLimitSchedulerWithNoPeriodicGrantingForTest()}
 	o := &pebble.Options{
 		ReadOnly:                    readOnly,
 		FS:                          in.files,
@@ -77,7 +61,6 @@ func (s *Store) start(readOnly bool) (_ *instance, err error) {
 			DataCorruption:  func(i pebble.DataCorruptionInfo) { in.kill(i.Details) },
 		},
 	}
-	o.Experimental.CompactionScheduler = scheduler
 	// Pebble panics on some kinds of damage.
 	defer func() {
 		if p := recover(); p != nil {
@@ -106,7 +89,6 @@ func (s *Store) start(readOnly bool) (_ *instance, err error) {
 		}
 		return nil, err
 	}
-	scheduler.ready.Store(!readOnly)
 	go in.run()
 	return in, nil
 }

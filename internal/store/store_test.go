@@ -186,3 +186,34 @@ func size(t *testing.T, dir string) (total int64) {
 	}
 	return total
 }
+
+// TestManyOpenings opens a store again and again without closing it well, as kills do, each time with more than one table's
+// worth of changes: compactions that are due at an opening must begin, or writes would wait for ever.
+func TestManyOpenings(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	value := make([]byte, 1000)
+	for n := range 15 {
+		s := open(t, dir, Options{Sync: Never})
+		var b Batch
+		for i := range 3000 {
+			for j := 0; j < len(value); j += 8 {
+				binary.BigEndian.PutUint64(value[j:], uint64(i*j+n)*0x9E3779B97F4A7C15)
+			}
+			b.Set(fmt.Appendf(nil, "k%d", i), value)
+			if b.Len() == 100 {
+				if err := s.Commit(&b); err != nil {
+					t.Fatalf("opening %d: %v", n, err)
+				}
+				b.Reset()
+			}
+		}
+		s.mu.Lock()
+		in := s.open
+		s.open, s.closed = nil, true
+		in.kill(ErrClosed) // nothing more reaches the files
+		in.bury()
+		s.lock.Close()
+		s.mu.Unlock()
+	}
+}
