@@ -99,12 +99,12 @@ func (r *report) stored(k kind, ours, dir string, scale float64) error {
 	const publishers = 64
 	each := int(40_000 * scale / publishers)
 	var pubs []*client
+	defer func() { closeAll(pubs) }()
 	for i := range publishers {
 		c, err := dial("tcp", s.address, fmt.Sprintf("p%d", i), true)
 		if err != nil {
 			return err
 		}
-		defer c.nc.Close()
 		pubs = append(pubs, c)
 	}
 	errs := make([]error, publishers)
@@ -145,6 +145,8 @@ func (r *report) memory(ours, dir string) error {
 	}
 	r.add("memory, idle", us.name, "MB", s.rss())
 	const connections = 5_000
+	var idle []*client
+	defer func() { closeAll(idle) }()
 	for i := range connections {
 		c, err := dial("tcp", s.address, fmt.Sprintf("idle%d", i), true)
 		if err != nil {
@@ -152,7 +154,7 @@ func (r *report) memory(ours, dir string) error {
 			return err
 		}
 		c.in = nil
-		defer c.nc.Close()
+		idle = append(idle, c)
 	}
 	r.add("memory, 5,000 idle connections", us.name, "MB", s.rss())
 	s.stop()
@@ -186,6 +188,12 @@ func (r *report) memory(ours, dir string) error {
 	time.Sleep(2 * time.Second) // they are being stored
 	r.add("memory, 100,000 retained of 200 B", us.name, "MB", s.rss())
 	return nil
+}
+
+func closeAll(clients []*client) {
+	for _, c := range clients {
+		c.nc.Close()
+	}
 }
 
 var matchLine = regexp.MustCompile(`BenchmarkMatch\S*\s+\d+\s+([\d.]+) ns/op`)

@@ -104,7 +104,7 @@ func serveRelay(args []string) error {
 			mu.Lock()
 			ends[role[0]] = nc
 			mu.Unlock()
-			other := byte('A' + 'R' - role[0])
+			other := 'A' + 'R' - role[0]
 			forward(nc, func(b []byte) {
 				mu.Lock()
 				to := ends[other]

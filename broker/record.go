@@ -2,7 +2,6 @@ package broker
 
 import (
 	"encoding/binary"
-	"errors"
 	"strings"
 	"time"
 
@@ -273,9 +272,6 @@ func appendWill(dst []byte, w *will) []byte {
 	dst = binary.AppendVarint(dst, int64(w.delay))
 	return appendMessage(dst, &w.message)
 }
-
-// errRecord is a record that makes no sense.
-var errRecord = errors.New("not a record of this version")
 
 // A recordReader takes a record apart. After the first mistake it yields zeros.
 type recordReader struct {

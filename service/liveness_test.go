@@ -237,7 +237,7 @@ func TestHealth(t *testing.T) {
 		defer mu.Unlock()
 		health = f
 	}
-	svc := start(t, b, service.Options{ID: "a", Heartbeat: 5 * time.Millisecond, Health: func(ctx context.Context) (service.State, string) {
+	svc := start(t, b, service.Options{ID: "a", Heartbeat: 100 * time.Millisecond, Health: func(ctx context.Context) (service.State, string) {
 		if _, bounded := ctx.Deadline(); !bounded {
 			t.Error("the context of the health function has no deadline")
 		}

@@ -76,7 +76,14 @@ func TestWillIsRetained(t *testing.T) {
 			}
 		}
 	}
-	await(true, "healthy")
+	for healthy := false; !healthy; { // it may have been starting still
+		select {
+		case d := <-heard:
+			healthy = state(d) == "healthy"
+		case <-ctx.Done():
+			t.Fatal("never heard of \"healthy\"")
+		}
+	}
 	mu.Lock()
 	_ = link.Close()
 	mu.Unlock()

@@ -120,7 +120,7 @@ func (k *killing) round(n int, last bool) {
 		before := p.numbers().Acknowledged
 		must(t, p.until(ctx, func() bool { return p.counts.Acknowledged > before }))
 	}
-	w := k.wills.round(t, ctx, k.server.Addr, n)
+	w := k.wills.round(ctx, t, k.server.Addr, n)
 	// A subscriber that goes on subscribing until the kill.
 	late := newPeer(peerOptions{ID: fmt.Sprint("late-", n), Expiry: stored, Clean: true})
 	must(t, late.connect(ctx, k.server.Addr))
@@ -181,7 +181,7 @@ func (k *killing) round(n int, last bool) {
 	took := k.server.start()
 	k.slowest = max(k.slowest, took)
 	k.downs = append(k.downs, span{w.killedAt, time.Now()})
-	w.returned(t, ctx, k.server.Addr)
+	w.returned(ctx, t, k.server.Addr)
 
 	k.checkStates(floor)
 	k.checkProbes(late, granted, ended)
@@ -420,7 +420,7 @@ func newWillWatch() *willWatch {
 func willTopic(kind string, n int) string { return fmt.Sprintf("will/%s/%d", kind, n) }
 
 // round connects the four, and cuts the two that are cut before the kill.
-func (w *willWatch) round(t testing.TB, ctx context.Context, addr string, n int) *willRound {
+func (w *willWatch) round(ctx context.Context, t testing.TB, addr string, n int) *willRound {
 	t.Helper()
 	make := func(kind string, delay time.Duration) *peer {
 		x := &packet.Will{Topic: []byte(willTopic(kind, n)), Payload: []byte(kind), QoS: 2}
@@ -438,7 +438,7 @@ func (w *willWatch) round(t testing.TB, ctx context.Context, addr string, n int)
 }
 
 // returned is called when the broker is up again: the client that is to be back in time comes back, and leaves in peace.
-func (r *willRound) returned(t testing.TB, ctx context.Context, addr string) {
+func (r *willRound) returned(ctx context.Context, t testing.TB, addr string) {
 	t.Helper()
 	r.upAt = time.Now()
 	r.back.o.Will = nil

@@ -108,7 +108,6 @@ type server struct {
 	cmd   *exec.Cmd
 	log   *logBuffer
 	ended chan struct{} // closed when the process has ended
-	state *os.ProcessState
 }
 
 // newServer prepares a server that is not running yet. It is killed when the test ends.
@@ -132,8 +131,9 @@ func freeAddress(t testing.TB) string {
 	for range 1000 {
 		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(12_000+rand.IntN(20_000))))
 		if err == nil {
-			defer l.Close()
-			return l.Addr().String()
+			address := l.Addr().String()
+			l.Close()
+			return address
 		}
 	}
 	t.Fatal("no free port")

@@ -757,11 +757,6 @@ func (p *peer) until(ctx context.Context, condition func() bool) error {
 	return nil
 }
 
-// connected waits for a connection.
-func (p *peer) connected(ctx context.Context) error {
-	return p.until(ctx, func() bool { return p.link != nil })
-}
-
 // keep connects, and connects again whenever the connection is lost, until the function that it returns is called. That
 // leaves the last connection as it is.
 func (p *peer) keep(addr string) (stop func()) {
@@ -927,15 +922,4 @@ func compare(publishers []*peer, subscribers []*peer, topic func(string) bool) b
 		}
 	}
 	return b
-}
-
-// total returns how many distinct messages came.
-func (p *peer) total() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	n := 0
-	for _, s := range p.incoming {
-		n += s.distinct
-	}
-	return n
 }

@@ -101,8 +101,10 @@ func damaged(err error) bool {
 // finishRepair goes on where a repair was interrupted.
 func (s *Store) finishRepair() error {
 	rebuilt := filepath.Join(s.dir, rebuiltDir)
-	if _, err := os.Stat(rebuilt); err != nil {
+	if _, err := os.Stat(rebuilt); errors.Is(err, os.ErrNotExist) {
 		return nil
+	} else if err != nil {
+		return err
 	}
 	if _, err := os.Stat(s.files()); errors.Is(err, os.ErrNotExist) {
 		return os.Rename(rebuilt, s.files())
