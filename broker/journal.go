@@ -267,7 +267,7 @@ func (j *journal) commit(g *group) {
 		}
 	}
 	clock, set := j.clock.read(j.broker)
-	if set {
+	if set || j.failing.Load() { // there is always something to find out with whether the store works again
 		j.batch.Set(clockKey, clock.append(nil))
 	}
 	w := recordWriter{batch: &j.batch}
@@ -277,7 +277,7 @@ func (j *journal) commit(g *group) {
 	for topic, m := range g.retained {
 		w.retained(topic, m)
 	}
-	if j.batch.Len() == 0 && !j.failing.Load() {
+	if j.batch.Len() == 0 {
 		g.finish(committed)
 		return
 	}
@@ -285,7 +285,7 @@ func (j *journal) commit(g *group) {
 		j.fail(g, err)
 		return
 	}
-	if set {
+	if set || j.failing.Load() {
 		j.clock = clock
 	}
 	clear(j.carry)
