@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"sync"
 	"syscall"
 
 	"github.com/lawnberry/lawnberry/broker"
@@ -42,6 +43,8 @@ type App struct {
 	url     string
 	dataDir string
 
+	ended     context.CancelFunc // of what runs beside the broker
+	beside    sync.WaitGroup
 	lock      *os.File
 	temporary bool           // dataDir is to be removed
 	broker    *broker.Broker // nil with a broker elsewhere
@@ -81,6 +84,8 @@ func (e *PortError) Unwrap() error { return e.Err }
 // directory in use is a *BusyError.
 func Start(ctx context.Context, o Options) (_ *App, err error) {
 	a := &App{log: o.Logger, never: make(chan struct{})}
+	beside, ended := context.WithCancel(context.WithoutCancel(ctx))
+	a.ended = ended
 	if a.log == nil {
 		a.log = slog.New(slog.DiscardHandler)
 	}
@@ -91,8 +96,11 @@ func Start(ctx context.Context, o Options) (_ *App, err error) {
 	}()
 	if o.Broker != "" {
 		a.url = o.Broker
-	} else if err := a.startBroker(ctx, o); err != nil {
-		return nil, err
+	} else {
+		if err := a.startBroker(ctx, o); err != nil {
+			return nil, err
+		}
+		a.beside.Go(func() { saveMemory(beside) })
 	}
 	if o.Demo != nil {
 		if err := a.startDemo(ctx, o); err != nil {
@@ -223,6 +231,8 @@ func (a *App) Stop(ctx context.Context) error {
 	if a.broker != nil {
 		errs = append(errs, a.broker.Stop(ctx))
 	}
+	a.ended()
+	a.beside.Wait()
 	if a.lock != nil {
 		a.lock.Close() // a second time is an error that nobody needs
 	}
