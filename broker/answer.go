@@ -1,0 +1,112 @@
+package broker
+
+import "github.com/lawnberry/lawnberry/internal/packet"
+
+// How a connection answers what the client sends: at once, or when the store has what the answer says.
+
+// An answer is an acknowledgement that waits for the store.
+type answer struct {
+	group *group // nil when it no longer has to wait
+	kind  packet.Type
+	id    uint16
+	code  packet.Code
+	own   bool // it says that something of the group is durable, and does not only keep its place
+}
+
+// answerAfter hands an acknowledgement to the writer once g is committed; nil is at once, but not before those that it comes
+// after [MQTT-4.6.0-2, MQTT-4.6.0-3]. Reader only.
+func (c *conn) answerAfter(g *group, kind packet.Type, id uint16, code packet.Code) {
+	own := g != nil && g.state.Load() != committed
+	if !own {
+		g = c.after
+	}
+	if g == nil || g.state.Load() == committed {
+		c.after = nil
+		c.answer(kind, id, code)
+		return
+	}
+	c.after = g
+	c.gated = append(c.gated, answer{group: g, kind: kind, id: id, code: code, own: own})
+}
+
+// release hands the answers to the writer whose groups are done.
+func (c *conn) release() {
+	c.session.mu.Lock()
+	defer c.session.mu.Unlock()
+	c.releaseLocked()
+}
+
+// releaseLocked is release for a caller that holds session.mu.
+func (c *conn) releaseLocked() {
+	kept := c.held[:0]
+	for _, a := range c.held {
+		if a.group.state.Load() == failed && a.own && a.kind != packet.PUBACK && a.kind != packet.PUBREC {
+			a.group = c.broker.journal.current.Load() // what it says is stored with a later group
+			c.await(a.group)
+			kept = append(kept, a)
+			continue
+		}
+		if a.group.state.Load() == pending {
+			kept = append(kept, a)
+			continue
+		}
+		if a.own && a.group.state.Load() == failed { // a message
+			if c.version != packet.V5 {
+				c.stopLocked(packet.QuotaExceeded, "the store fails, and MQTT 3.1.1 has no other way to say so")
+				continue
+			}
+			a.code = packet.QuotaExceeded
+		}
+		if !c.stopping {
+			c.control = packet.AppendAck(c.control, a.kind, c.version, a.id, a.code)
+			c.broker.stats.sent.Add(1)
+		}
+	}
+	clear(c.held[len(kept):])
+	c.held = kept
+	if len(kept) == 0 {
+		c.held = nil
+	}
+	c.wake.Signal()
+	c.room.Signal()
+}
+
+// await has g let the connection know when it is done. Caller holds session.mu.
+func (c *conn) await(g *group) {
+	if c.awaited != g {
+		c.awaited = g
+		g.await(c)
+	}
+}
+
+// answer hands an acknowledgement to the writer. Reader only.
+func (c *conn) answer(kind packet.Type, id uint16, code packet.Code) {
+	c.out = packet.AppendAck(c.out, kind, c.version, id, code)
+	c.broker.stats.sent.Add(1)
+}
+
+// flush hands the collected answers to the writer. A client that does not read them is not read from either.
+func (c *conn) flush() {
+	if len(c.out) == 0 && len(c.gated) == 0 {
+		return
+	}
+	s := c.session
+	s.mu.Lock()
+	for (len(c.control) > maxControl || len(c.held) > maxHeld) && !c.stopping {
+		c.room.Wait()
+	}
+	if !c.stopping {
+		c.control = append(c.control, c.out...)
+		c.wake.Signal()
+		if len(c.gated) > 0 {
+			for i := range c.gated {
+				c.await(c.gated[i].group)
+			}
+			c.held = append(c.held, c.gated...)
+			c.releaseLocked()
+		}
+	}
+	s.mu.Unlock()
+	c.out = c.out[:0]
+	c.gated = c.gated[:0]
+}
