@@ -18,6 +18,11 @@ type guard struct {
 	mode Sync
 	died atomic.Pointer[error]
 
+	// Pebble panics, holding locks, when it cannot begin a new log. So once it is open, what fails at a log or at the directory
+	// ends the instance, which refuses every commit from then on, and Pebble is told that it succeeded.
+	opened atomic.Bool
+	failed func(error) // ends the instance
+
 	mu    sync.Mutex // guards everything below
 	log   *guardFile // the log that is written to
 	timer *time.Timer
@@ -68,6 +73,26 @@ func (g *guard) written(f *guardFile) {
 	}
 }
 
+// hide ends the instance for err, which is not returned when Pebble must not see it.
+func (g *guard) hide(err error) error {
+	if err == nil || !g.opened.Load() {
+		return err
+	}
+	g.failed(err)
+	return nil
+}
+
+// newLog returns what the new log is written to: f, or, when there is none for err, a file in memory that nobody reads.
+func (g *guard) newLog(name string, f vfs.File, err error) (vfs.File, error) {
+	if !strings.HasSuffix(name, ".log") || err == nil || g.hide(err) != nil {
+		return f, err
+	}
+	if f, err = vfs.NewMem().Create("lost", vfs.WriteCategoryUnspecified); err != nil {
+		return nil, err
+	}
+	return &guardFile{File: f, guard: g, log: true}, nil
+}
+
 func (g *guard) made(name string, f vfs.File, err error) (vfs.File, error) {
 	if err != nil {
 		return nil, err
@@ -82,11 +107,13 @@ func (g *guard) made(name string, f vfs.File, err error) (vfs.File, error) {
 }
 
 func (g *guard) Create(name string, category vfs.DiskWriteCategory) (vfs.File, error) {
-	if err := g.check(); err != nil {
-		return nil, err
+	err := g.check()
+	var f vfs.File
+	if err == nil {
+		f, err = g.FS.Create(name, category)
 	}
-	f, err := g.FS.Create(name, category)
-	return g.made(name, f, err)
+	f, err = g.made(name, f, err)
+	return g.newLog(name, f, err)
 }
 
 func (g *guard) OpenReadWrite(name string, category vfs.DiskWriteCategory, opts ...vfs.OpenOption) (vfs.File, error) {
@@ -98,11 +125,13 @@ func (g *guard) OpenReadWrite(name string, category vfs.DiskWriteCategory, opts 
 }
 
 func (g *guard) ReuseForWrite(oldname, newname string, category vfs.DiskWriteCategory) (vfs.File, error) {
-	if err := g.check(); err != nil {
-		return nil, err
+	err := g.check()
+	var f vfs.File
+	if err == nil {
+		f, err = g.FS.ReuseForWrite(oldname, newname, category)
 	}
-	f, err := g.FS.ReuseForWrite(oldname, newname, category)
-	return g.made(newname, f, err)
+	f, err = g.made(newname, f, err)
+	return g.newLog(newname, f, err)
 }
 
 func (g *guard) OpenDir(name string) (vfs.File, error) {
@@ -110,7 +139,7 @@ func (g *guard) OpenDir(name string) (vfs.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &guardFile{File: f, guard: g}, nil
+	return &guardFile{File: f, guard: g, dir: true}, nil
 }
 
 func (g *guard) Link(oldname, newname string) error {
@@ -162,14 +191,28 @@ type guardFile struct {
 	vfs.File
 	guard *guard
 	log   bool
+	dir   bool
 	dirty atomic.Bool
 }
 
-func (f *guardFile) Write(p []byte) (int, error) {
-	if err := f.guard.check(); err != nil {
-		return 0, err
+// hide is guard.hide for what Pebble cannot do without.
+func (f *guardFile) hide(err error) error {
+	if f.log || f.dir {
+		return f.guard.hide(err)
 	}
-	return f.File.Write(p)
+	return err
+}
+
+func (f *guardFile) Write(p []byte) (int, error) {
+	err := f.guard.check()
+	n := 0
+	if err == nil {
+		n, err = f.File.Write(p)
+	}
+	if err != nil && f.hide(err) == nil {
+		return len(p), nil
+	}
+	return n, err
 }
 
 func (f *guardFile) WriteAt(p []byte, at int64) (int, error) {
@@ -181,9 +224,9 @@ func (f *guardFile) WriteAt(p []byte, at int64) (int, error) {
 
 func (f *guardFile) Preallocate(offset, length int64) error {
 	if err := f.guard.check(); err != nil {
-		return err
+		return f.hide(err)
 	}
-	return f.File.Preallocate(offset, length)
+	return f.hide(f.File.Preallocate(offset, length))
 }
 
 func (f *guardFile) Sync() error { return f.sync(f.File.Sync) }
@@ -193,13 +236,13 @@ func (f *guardFile) SyncData() error { return f.sync(f.File.SyncData) }
 // sync syncs at once, or notes that the log is to be synced later.
 func (f *guardFile) sync(now func() error) error {
 	if err := f.guard.check(); err != nil {
-		return err
+		return f.hide(err)
 	}
 	if f.log && f.guard.mode != Always {
 		f.guard.written(f)
 		return nil
 	}
-	return now()
+	return f.hide(now())
 }
 
 func (f *guardFile) SyncTo(length int64) (bool, error) {
@@ -216,5 +259,5 @@ func (f *guardFile) Close() error {
 			f.guard.kill(err)
 		}
 	}
-	return f.File.Close()
+	return f.hide(f.File.Close())
 }

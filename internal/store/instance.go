@@ -45,6 +45,7 @@ func (s *Store) start(readOnly bool) (_ *instance, err error) {
 		queue: make(chan *request, 1024), quit: make(chan struct{}), ended: make(chan struct{}), dead: make(chan struct{}),
 	}
 	in.files = newGuard(s.fs, s.sync)
+	in.files.failed = in.kill
 	cache := pebble.NewCache(1 << 20)
 	defer cache.Unref()
 	o := &pebble.Options{
@@ -89,6 +90,7 @@ func (s *Store) start(readOnly bool) (_ *instance, err error) {
 		}
 		return nil, err
 	}
+	in.files.opened.Store(true)
 	go in.run()
 	return in, nil
 }
