@@ -82,13 +82,13 @@ func (s *Store) start(readOnly bool) (_ *instance, err error) {
 		}()
 		in.db, err = pebble.Open(s.files(), o)
 	}()
-	if err := <-opened; err != nil {
-		select {
-		case <-in.dead:
-			err = in.err
-		default:
+	select {
+	case err := <-opened:
+		if err != nil {
+			return nil, err
 		}
-		return nil, err
+	case <-in.dead: // Pebble may wait for ever for what it has given up elsewhere
+		return nil, in.err
 	}
 	in.files.opened.Store(true)
 	go in.run()
