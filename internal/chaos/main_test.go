@@ -34,7 +34,14 @@ var built struct {
 }
 
 func TestMain(m *testing.M) {
+	if dir := os.Getenv(smallDiskEnv); dir != "" {
+		holdSmallDisk(dir)
+		return
+	}
 	dir, err := os.MkdirTemp("", "lawnberry-chaos-")
+	if err == nil {
+		err = os.Chmod(dir, 0o755) // others than root run what is built there
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -102,6 +109,8 @@ type server struct {
 	Plain bool
 	// Prefix is a command that runs the server's, given as further arguments.
 	Prefix []string
+	// User is who runs it; 0 is who runs the test.
+	User uint32
 	// Faulty is that the store is made to fail. Else a failure of it fails the test.
 	Faulty bool
 
@@ -157,7 +166,7 @@ func (s *server) spawn() {
 	s.cmd.Env = append(environment(), "LAWNBERRY_BROKER_PORT="+port, "LAWNBERRY_BROKER_BIND_ADDRESS=127.0.0.1",
 		"LAWNBERRY_BROKER_MAX_CONNECTIONS=5000", "GORACE=atexit_sleep_ms=0")
 	s.cmd.Env = append(s.cmd.Env, s.Env...)
-	s.cmd.SysProcAttr = orphanless()
+	s.cmd.SysProcAttr = process(s.User)
 	s.log = &logBuffer{}
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
 	if err := s.cmd.Start(); err != nil {

@@ -46,8 +46,9 @@ type peer struct {
 	pings    []chan struct{}
 	incoming map[streamID]*incoming
 	counts   counts
-	faults   []string // what the broker did and may not do
-	lost     bool     // the broker forgot the session
+	codes    map[packet.Code]int // what messages were refused with
+	faults   []string            // what the broker did and may not do
+	lost     bool                // the broker forgot the session
 }
 
 type peerOptions struct {
@@ -186,7 +187,7 @@ func newPeer(o peerOptions) *peer {
 	p := &peer{
 		o: o, number: peerNumbers.Add(1),
 		flights: make(map[uint16]*flight), outgoing: make(map[string]*outgoing), inbound: make(map[uint16]struct{}),
-		waits: make(map[uint16]chan packet.Packet), incoming: make(map[streamID]*incoming),
+		waits: make(map[uint16]chan packet.Packet), incoming: make(map[streamID]*incoming), codes: make(map[packet.Code]int),
 	}
 	p.wake.L, p.change.L = &p.mu, &p.mu
 	return p
@@ -512,6 +513,7 @@ func (p *peer) onAck(l *link, a *packet.Ack) {
 				p.fault("PUBREC with %v for a message acknowledged before", a.Code)
 			} else {
 				p.settle(f, refused)
+				p.codes[a.Code]++
 			}
 		} else {
 			p.settle(f, acknowledged)
@@ -757,6 +759,11 @@ func (p *peer) until(ctx context.Context, condition func() bool) error {
 	return nil
 }
 
+// connected waits for a connection.
+func (p *peer) connected(ctx context.Context) error {
+	return p.until(ctx, func() bool { return p.link != nil })
+}
+
 // keep connects, and connects again whenever the connection is lost, until the function that it returns is called. That
 // leaves the last connection as it is.
 func (p *peer) keep(addr string) (stop func()) {
@@ -846,6 +853,7 @@ type balance struct {
 	Published, Acknowledged, Refused, Delivered int
 	Lost                                        int // acknowledged, and not delivered
 	Duplicates, Misordered                      int
+	OnceDuplicates, OnceMisordered              int // of these, messages that were acknowledged without being sent again
 	Invented                                    int // delivered, and never published
 	FirstLost                                   string
 }
@@ -894,6 +902,9 @@ func compare(publishers []*peer, subscribers []*peer, topic func(string) bool) b
 						}
 					}
 					for _, n := range in.misordered {
+						if !again[n] && state[n] == acknowledged {
+							b.OnceMisordered++
+						}
 						if len(subscribers) == 1 || !again[n] {
 							b.Misordered++
 						}
@@ -912,6 +923,9 @@ func compare(publishers []*peer, subscribers []*peer, topic func(string) bool) b
 				if times[n] > 0 {
 					b.Delivered++
 					b.Duplicates += times[n] - 1
+					if !again[n] && f == acknowledged {
+						b.OnceDuplicates += times[n] - 1
+					}
 				} else if f == acknowledged {
 					b.Lost++
 					if b.FirstLost == "" {
