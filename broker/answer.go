@@ -82,7 +82,7 @@ func (c *conn) await(g *group) {
 // answer hands an acknowledgement to the writer. Reader only.
 func (c *conn) answer(kind packet.Type, id uint16, code packet.Code) {
 	c.out = packet.AppendAck(c.out, kind, c.version, id, code)
-	c.broker.stats.sent.Add(1)
+	c.count.sent++
 }
 
 // flush hands the collected answers to the writer. A client that does not read them is not read from either.

@@ -103,6 +103,7 @@ const (
 	maxControl      = 256 << 10        // bytes of answers that a client has not read; then it is not read from
 	maxHeld         = 32_768           // answers that wait for the store; then the client is not read from
 	writeSize       = 64 << 10         // bytes collected for one write
+	scattered       = 2 << 10          // bytes of a payload that is written from where it lies
 	crowd           = 512              // messages in a connected session's queue at which publishers give way to its writer
 	brake           = time.Millisecond // what a publisher is slowed by when a queue is more than half full
 	opening         = 1024             // connections at once that have not sent CONNECT, beyond those let in

@@ -40,6 +40,8 @@ type conn struct {
 	ack     packet.Ack
 	out     []byte // answers not handed to the writer yet
 	routes  routeCache
+	bundle  bundle
+	count   tally
 	aliases []string // inbound topic aliases; index is alias-1
 	pending int      // QoS 2 messages of this connection received and not released
 	txn     txn      // for use again
@@ -47,20 +49,45 @@ type conn struct {
 	after   *group   // the last group that an answer waits for
 
 	// Guarded by session.mu.
-	wake       sync.Cond // work for the writer
-	room       sync.Cond // room for the reader: in control, or in the queue
-	control    []byte    // encoded packets that go before the session's messages
-	held       []answer  // answers that wait for the store
-	awaited    *group    // the last group that lets the connection know
-	pongs      int       // PINGREQs to answer, behind the messages that were queued before them
-	deferred   int       // writes for which pongs has waited
-	unacked    int       // QoS 1 and 2 messages sent on this connection and not settled
-	outAliases map[string]uint16
-	aliasMax   int
-	stopping   bool
-	stopSilent bool // nothing is sent any more
+	wake           sync.Cond // work for the writer
+	room           sync.Cond // room for the reader: in control, or in the queue
+	control        []byte    // encoded packets that go before the session's messages
+	held           []answer  // answers that wait for the store
+	awaited        *group    // the last group that lets the connection know
+	pongs          int       // PINGREQs to answer, behind the messages that were queued before them
+	deferred       int       // writes for which pongs has waited
+	published      uint64    // PUBLISH packets encoded and not yet counted
+	publishedBytes uint64    // their payloads
+	unacked        int       // QoS 1 and 2 messages sent on this connection and not settled
+	outAliases     map[string]uint16
+	aliasMax       int
+	stopping       bool
+	stopSilent     bool // nothing is sent any more
 
 	writerDone chan struct{}
+
+	// Owned by the writer.
+	scatters bool     // one system call may write what lies in many places
+	parts    [][]byte // what is to be written, but for the end of the buffer
+	parted   int      // where in the buffer that end begins
+	apart    int      // bytes of parts that are not in the buffer
+}
+
+// A tally is what a reader has counted and not yet added to the broker's counters, which all readers share.
+type tally struct {
+	received, sent, publishes, publishBytes uint64
+}
+
+// report adds the tally to the broker's counters.
+func (t *tally) report(to *counters) {
+	if t.received == 0 {
+		return
+	}
+	to.received.Add(t.received)
+	to.sent.Add(t.sent)
+	to.publishes.Add(t.publishes)
+	to.publishBytes.Add(t.publishBytes)
+	*t = tally{}
 }
 
 // Read implements io.Reader for packet.Reader: the connection's bytes, counted.
@@ -131,6 +158,10 @@ func (c *conn) appendBounded(dst []byte, p packet.Packet, props *packet.Properti
 func (c *conn) writeLoop() {
 	defer close(c.writerDone)
 	s := c.session
+	switch c.nc.(type) {
+	case *net.TCPConn, *net.UnixConn:
+		c.scatters = true
+	}
 	var buf []byte
 	for {
 		s.mu.Lock()
@@ -192,7 +223,7 @@ func (c *conn) appendPongs(buf []byte) []byte {
 	if c.pongs == 0 {
 		return buf
 	}
-	if c.deferred++; len(buf) >= writeSize && c.deferred < 16 {
+	if c.deferred++; len(buf)+c.apart >= writeSize && c.deferred < 16 {
 		return buf
 	}
 	for ; c.pongs > 0; c.pongs-- {
@@ -202,18 +233,16 @@ func (c *conn) appendPongs(buf []byte) []byte {
 	return buf
 }
 
-// write writes all of buf, as long as the peer keeps taking some.
+// write writes all of buf and of the payloads apart from it, as long as the peer keeps taking some.
 func (c *conn) write(buf []byte) error {
-	chunk := len(buf)
-	_, partial := c.nc.(interface{ SetNoDelay(bool) error })
-	if _, ok := c.nc.(*net.UnixConn); ok {
-		partial = true
-	}
-	if !partial { // a timed-out write leaves such a connection unusable, so each write is small enough to count as progress
-		chunk = 16 << 10
-	}
+	rest := net.Buffers(append(c.parts, buf[c.parted:]))
+	defer func() {
+		clear(c.parts[:cap(c.parts)])
+		c.parts, c.parted, c.apart = c.parts[:0], 0, 0
+	}()
+	c.parts = rest
 	var end time.Time // of the farewell
-	for len(buf) > 0 {
+	for len(rest) > 0 {
 		deadline := time.Now().Add(c.broker.limits.stall)
 		if c.stopped.Load() {
 			if end.IsZero() {
@@ -222,14 +251,29 @@ func (c *conn) write(buf []byte) error {
 			deadline = end
 		}
 		_ = c.nc.SetWriteDeadline(deadline)
-		n, err := c.nc.Write(buf[:min(chunk, len(buf))])
+		n, err := c.writeSome(&rest)
 		c.broker.stats.bytesSent.Add(uint64(n))
-		buf = buf[n:]
-		if err != nil && (n == 0 || !partial || !isTimeout(err) || c.stopped.Load()) {
+		if err != nil && (n == 0 || !c.scatters || !isTimeout(err) || c.stopped.Load()) {
 			return err
 		}
 	}
 	return nil
+}
+
+// writeSome writes some of b and removes it from there.
+func (c *conn) writeSome(b *net.Buffers) (int64, error) {
+	if len(*b) > 1 {
+		return b.WriteTo(c.nc)
+	}
+	buf := (*b)[0]
+	if !c.scatters { // a timed-out write leaves such a connection unusable, so each write is small enough to count as progress
+		buf = buf[:min(len(buf), 16<<10)]
+	}
+	n, err := c.nc.Write(buf)
+	if (*b)[0] = (*b)[0][n:]; len((*b)[0]) == 0 {
+		*b = (*b)[:0]
+	}
+	return int64(n), err
 }
 
 func isTimeout(err error) bool {
@@ -261,10 +305,16 @@ func (c *conn) appendPublish(buf []byte, it *item, id uint16, dup bool, now int6
 		}
 		return buf, false
 	}
-	c.broker.stats.sent.Add(1)
-	c.broker.stats.published.Add(1)
-	c.broker.stats.publishedBytes.Add(uint64(len(m.payload)))
-	return o.Append(buf, c.version), true
+	c.published++
+	c.publishedBytes += uint64(len(m.payload))
+	if !c.scatters || len(m.payload) < scattered {
+		return o.Append(buf, c.version), true
+	}
+	buf = o.AppendHead(buf, c.version, 0)
+	c.parts = append(c.parts, buf[c.parted:], m.payload)
+	c.parted = len(buf)
+	c.apart += len(m.payload)
+	return buf, true
 }
 
 // alias returns the topic's outbound alias on this connection, fresh when the client does not know it yet; 0 is none.
@@ -306,8 +356,18 @@ func (c *conn) pong() {
 
 // readLoop handles packets until the connection ends, and returns why: nil after a DISCONNECT from the client.
 func (c *conn) readLoop() error {
+	defer func() {
+		c.deliver()
+		c.count.report(&c.broker.stats)
+	}()
 	for {
 		waits := !c.reader.Buffered()
+		if waits {
+			c.deliver()
+		}
+		if waits || c.count.received >= 256 {
+			c.count.report(&c.broker.stats)
+		}
 		if waits || len(c.out) > 4096 || len(c.gated) > 256 {
 			c.flush()
 		}
@@ -321,7 +381,7 @@ func (c *conn) readLoop() error {
 		if err != nil || c.stopped.Load() {
 			return err
 		}
-		c.broker.stats.received.Add(1)
+		c.count.received++
 		goOn, err := c.handle(first, body)
 		if err != nil || !goOn {
 			c.flush()
@@ -332,9 +392,12 @@ func (c *conn) readLoop() error {
 
 // handle handles one packet; it returns false after a DISCONNECT.
 func (c *conn) handle(first byte, body []byte) (bool, error) {
-	switch kind := packet.Type(first >> 4); kind {
-	case packet.PUBLISH:
+	kind := packet.Type(first >> 4)
+	if kind == packet.PUBLISH {
 		return true, c.onPublish(first, body)
+	}
+	c.deliver()
+	switch kind {
 	case packet.PUBACK, packet.PUBREC, packet.PUBCOMP:
 		if err := c.ack.Decode(first, body, c.version); err != nil {
 			return true, err
@@ -356,8 +419,7 @@ func (c *conn) handle(first byte, body []byte) (bool, error) {
 		}
 		c.onRelease(c.ack.ID)
 		return true, nil
-	}
-	if packet.Type(first>>4) == packet.CONNECT {
+	case packet.CONNECT:
 		return true, protocolError("a second CONNECT [MQTT-3.1.0-2]")
 	}
 	p, err := packet.Decode(first, body, c.version)

@@ -3,6 +3,7 @@ package broker
 import (
 	"math"
 	"time"
+	"unsafe"
 
 	"github.com/lawnberry/lawnberry/internal/packet"
 )
@@ -39,19 +40,61 @@ func (m *message) remaining(now int64) packet.Opt[uint32] {
 	return packet.Some(uint32((left + int64(time.Second) - 1) / int64(time.Second)))
 }
 
-// newMessage copies what it keeps out of the arguments.
-func newMessage(topic string, p *packet.Properties, payload []byte, now int64) *message {
-	m := &message{topic: topic, expires: never}
-	if p.MessageExpiry.OK {
-		m.expires = now + int64(p.MessageExpiry.V)*int64(time.Second)
+// newMessage copies what it keeps out of the arguments. The message has no expiry yet.
+func newMessage(topic string, p *packet.Properties, payload []byte) *message {
+	extra := forwardedSize(p)
+	m, body := allocate(len(payload) + extra)
+	m.topic, m.expires = topic, never
+	if body == nil && extra > 0 {
+		body = make([]byte, 0, len(payload)+extra)
 	}
-	// One allocation for both: the payload first, so that its length is known before the properties are appended.
-	body := make([]byte, len(payload), len(payload)+forwardedSize(p))
-	copy(body, payload)
-	body = p.AppendForwarded(body)
+	// The payload first, so that its length is known before the properties are appended. Appending to nil, other than make, clears
+	// nothing beforehand.
+	body = append(body, payload...)
+	if extra > 0 {
+		body = p.AppendForwarded(body)
+	}
 	m.payload = body[:len(payload):len(payload)]
 	m.props = body[len(payload):]
 	return m
+}
+
+// Room for a body beside its message, so that both together fill one of the allocator's sizes.
+const (
+	header = unsafe.Sizeof(message{})
+	tiny   = 112 - header
+	small  = 160 - header
+	medium = 224 - header
+	large  = 320 - header
+	huge   = 512 - header
+)
+
+// A bodied is a message and its body in one piece of memory.
+type bodied[B [tiny]byte | [small]byte | [medium]byte | [large]byte | [huge]byte] struct {
+	message
+	body B
+}
+
+// allocate makes a message, together with room for its body of at most n bytes when that is small.
+func allocate(n int) (*message, []byte) {
+	switch n := uintptr(n); {
+	case n <= tiny:
+		x := new(bodied[[tiny]byte])
+		return &x.message, x.body[:0]
+	case n <= small:
+		x := new(bodied[[small]byte])
+		return &x.message, x.body[:0]
+	case n <= medium:
+		x := new(bodied[[medium]byte])
+		return &x.message, x.body[:0]
+	case n <= large:
+		x := new(bodied[[large]byte])
+		return &x.message, x.body[:0]
+	case n <= huge:
+		x := new(bodied[[huge]byte])
+		return &x.message, x.body[:0]
+	}
+	return new(message), nil
 }
 
 // forwardedSize is an upper bound of what AppendForwarded appends.

@@ -209,7 +209,7 @@ func TestStuckSessionSlowsNobody(t *testing.T) {
 	pour(t, pub, "load", 1, 60, 10, 1)
 	s := b.find("c")
 	r, _ := b.tree.match("load", nil)
-	m := newMessage("load", &packet.Properties{}, nil, b.now())
+	m := newMessage("load", &packet.Properties{}, nil)
 	m.qos = 1
 	progress := func() int64 {
 		s.mu.Lock()

@@ -14,7 +14,8 @@ type routeCache struct {
 	from       *session
 	generation uint64
 	routes     map[string]*route
-	size       int // topics, and the deliveries of each
+	last       *route // the one asked for last, to save looking it up
+	size       int    // topics, and the deliveries of each
 }
 
 // maxRoutes bounds the size of a cache; a publisher of more topics starts it afresh now and then.
@@ -22,6 +23,9 @@ const maxRoutes = 16_384
 
 // known returns the cached route's own copy of topic, to save making another.
 func (c *routeCache) known(topic []byte) (string, bool) {
+	if c.last != nil && c.last.topic == string(topic) {
+		return c.last.topic, true
+	}
 	r, ok := c.routes[string(topic)]
 	if !ok {
 		return "", false
@@ -33,7 +37,11 @@ func (c *routeCache) known(topic []byte) (string, bool) {
 func (c *routeCache) route(b *Broker, topic string) *route {
 	if c.routes != nil {
 		if c.generation == b.tree.generation.Load() {
+			if r := c.last; r != nil && r.topic == topic {
+				return r
+			}
 			if r := c.routes[topic]; r != nil {
+				c.last = r
 				return r
 			}
 		} else {
@@ -47,6 +55,7 @@ func (c *routeCache) route(b *Broker, topic string) *route {
 			c.generation = generation
 		}
 		c.routes[topic] = &r
+		c.last = &r
 		c.size += 1 + len(r.deliveries) + len(r.groups)
 	}
 	return &r
@@ -54,7 +63,7 @@ func (c *routeCache) route(b *Broker, topic string) *route {
 
 func (c *routeCache) forget() {
 	clear(c.routes)
-	c.size = 0
+	c.last, c.size = nil, 0
 }
 
 // distribute stores m when it is retained, and queues it for everyone it concerns. It never waits for a subscriber.
@@ -144,8 +153,8 @@ func (c *conn) onPublish(first byte, body []byte) error {
 	if err := p.Decode(first, body, c.version); err != nil {
 		return err
 	}
-	b.stats.publishes.Add(1)
-	b.stats.publishBytes.Add(uint64(len(p.Payload)))
+	c.count.publishes++
+	c.count.publishBytes += uint64(len(p.Payload))
 	if len(p.Properties.SubscriptionIDs) > 0 {
 		return protocolError("PUBLISH: subscription identifier from a client [MQTT-3.3.4-6]")
 	}
@@ -166,11 +175,22 @@ func (c *conn) onPublish(first byte, body []byte) error {
 				Text: fmt.Sprintf("more than %d QoS 2 messages without PUBREL [MQTT-3.3.4-7]", receiveMax)}
 		}
 	}
-	code := c.forbidden(topic)
+	r := c.routes.route(b, topic)
+	code := r.code
+	if code == packet.Success && p.QoS == 0 && !p.Retain {
+		if len(r.deliveries) > 0 || len(r.groups) > 0 {
+			m := newMessage(topic, &p.Properties, p.Payload)
+			m.expires = b.deadline(p.Properties.MessageExpiry)
+			c.collect(r, m)
+		}
+		return nil
+	}
+	c.deliver()
 	t := &c.txn
 	*t = txn{}
 	if code == packet.Success {
-		m := newMessage(topic, &p.Properties, p.Payload, b.now())
+		m := newMessage(topic, &p.Properties, p.Payload)
+		m.expires = b.deadline(p.Properties.MessageExpiry)
 		m.qos, m.retain = p.QoS, p.Retain
 		if m.qos > 0 || m.retain {
 			b.begin(t)
@@ -205,6 +225,55 @@ func (c *conn) onPublish(first byte, body []byte) error {
 		c.answerAfter(t.durable(), packet.PUBREC, p.ID, code)
 	}
 	return nil
+}
+
+// A bundle is QoS 0 messages of one topic that came one right after the other and are queued together, to save taking the lock of each
+// session for each of them.
+type bundle struct {
+	route    *route
+	messages []*message
+	narrow   bool // a queue is filling up: the publisher is to be slowed by every message
+}
+
+// largestBundle is how many messages are collected at most.
+const largestBundle = 64
+
+// collect adds m to the bundle, and delivers what cannot be in one bundle with it. Reader only.
+func (c *conn) collect(r *route, m *message) {
+	if c.bundle.route != r {
+		c.deliver()
+		c.bundle.route = r
+	}
+	m.urgent = strings.HasPrefix(m.topic, c.broker.urgentPrefix)
+	c.bundle.messages = append(c.bundle.messages, m)
+	// Messages for a group go to one member each, so they keep their place among those for a member's own subscriptions.
+	if len(c.bundle.messages) >= largestBundle || c.bundle.narrow || len(r.groups) > 0 {
+		c.deliver()
+	}
+}
+
+// deliver queues the messages of the bundle. Reader only; it comes before everything else that the reader does.
+func (c *conn) deliver() {
+	messages := c.bundle.messages
+	if len(messages) == 0 {
+		return
+	}
+	fullest := ignored
+	for _, d := range c.bundle.route.deliveries {
+		fullest = max(fullest, d.session.enqueueLive(messages, d))
+	}
+	for _, g := range c.bundle.route.groups {
+		for _, m := range messages {
+			fullest = max(fullest, c.broker.deliverShared(g, m, &txn{}))
+		}
+	}
+	urgent := messages[0].urgent
+	clear(messages)
+	c.bundle.messages = messages[:0]
+	c.bundle.narrow = fullest == brimming
+	if !urgent {
+		giveWay(fullest)
+	}
 }
 
 // received returns what is known of a QoS 2 message that the client has not released, and whether there is one.
@@ -305,7 +374,7 @@ func (c *conn) topicOf(p *packet.Publish) (string, error) {
 }
 
 // forbidden returns why a client may not publish on topic, or Success.
-func (c *conn) forbidden(topic string) packet.Code {
+func forbidden(topic string) packet.Code {
 	switch {
 	case reserved(topic):
 		return packet.NotAuthorized

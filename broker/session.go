@@ -91,10 +91,7 @@ func (s *session) enqueue(m *message, d *delivery, t *txn, retain, stored bool) 
 	if s.ended || qos == 0 && s.conn == nil {
 		return ignored
 	}
-	l := &s.ordinary
-	if m.urgent {
-		l = &s.urgent
-	}
+	l := s.lane(m.urgent)
 	o := &s.broker.limits
 	size := m.size()
 	it := item{message: m, delivery: d, order: s.order, qos: qos, retain: retain, stored: stored}
@@ -109,12 +106,7 @@ func (s *session) enqueue(m *message, d *delivery, t *txn, retain, stored bool) 
 	}
 	switch {
 	case qos == 0:
-		for l.qos0.count > 0 && (l.qos0.count >= o.queue0 || s.bytes0+size > o.queue0Bytes) {
-			s.bytes0 -= l.qos0.pop().message.size()
-			s.drop("too slow for its QoS 0 messages")
-		}
-		l.qos0.push(it)
-		s.bytes0 += size
+		s.push0(l, it, size)
 	case stored && s.stored < o.retained+o.queue:
 		l.reliable.push(s.prepare(it, l, t, save))
 		s.stored++
@@ -133,6 +125,39 @@ func (s *session) enqueue(m *message, d *delivery, t *txn, retain, stored bool) 
 		return accepted
 	}
 	s.conn.wake.Signal()
+	return s.fullness(l)
+}
+
+// enqueueLive queues QoS 0 messages of one topic that are not to be sent as retained. It never waits.
+func (s *session) enqueueLive(messages []*message, d *delivery) verdict {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended || s.conn == nil {
+		return ignored
+	}
+	l := s.lane(messages[0].urgent)
+	for _, m := range messages {
+		s.push0(l, item{message: m, delivery: d, order: s.order}, m.size())
+		s.order++
+	}
+	s.conn.wake.Signal()
+	return s.fullness(l)
+}
+
+// push0 puts a QoS 0 message of that size in l, where it takes the place of the oldest ones when there is no room. Caller holds mu.
+func (s *session) push0(l *lane, it item, size int) {
+	o := &s.broker.limits
+	for l.qos0.count > 0 && (l.qos0.count >= o.queue0 || s.bytes0+size > o.queue0Bytes) {
+		s.bytes0 -= l.qos0.pop().message.size()
+		s.drop("too slow for its QoS 0 messages")
+	}
+	l.qos0.push(it)
+	s.bytes0 += size
+}
+
+// fullness tells a publisher how full the queue is, of which l is a lane. Caller holds mu.
+func (s *session) fullness(l *lane) verdict {
+	o := &s.broker.limits
 	switch {
 	case s.halfFull() || l.qos0.count > o.queue0/2 || s.bytes0 > o.queue0Bytes/2:
 		if s.broker.now()-s.progress < int64(patience) {
@@ -186,7 +211,7 @@ func (s *session) drop(reason string) {
 // fill appends what may be sent on c now, up to about limit bytes. Caller holds mu.
 func (s *session) fill(buf []byte, c *conn, limit int) []byte {
 	now := s.broker.now()
-	for len(s.resend) > 0 && len(buf) < limit {
+	for len(s.resend) > 0 && len(buf)+c.apart < limit {
 		f := s.window.get(s.resend[0])
 		if f == nil { // acknowledged meanwhile
 			s.resend = s.resend[1:]
@@ -211,7 +236,7 @@ func (s *session) fill(buf []byte, c *conn, limit int) []byte {
 		}
 		s.resend = s.resend[1:]
 	}
-	for len(buf) < limit {
+	for len(buf)+c.apart < limit {
 		r := s.next(c)
 		if r == nil {
 			break
@@ -259,6 +284,13 @@ func (s *session) fill(buf []byte, c *conn, limit int) []byte {
 		}
 	}
 	s.behind = s.behind && s.halfFull()
+	if c.published > 0 {
+		stats := &s.broker.stats
+		stats.sent.Add(c.published)
+		stats.published.Add(c.published)
+		stats.publishedBytes.Add(c.publishedBytes)
+		c.published, c.publishedBytes = 0, 0
+	}
 	return buf
 }
 

@@ -204,7 +204,7 @@ func (b *Broker) clearExpired() {
 
 // publishOwn publishes a retained message of the broker's own.
 func (b *Broker) publishOwn(topic, value string) {
-	m := newMessage(topic, &packet.Properties{}, []byte(value), 0)
+	m := newMessage(topic, &packet.Properties{}, []byte(value))
 	m.retain = true
 	b.distribute(m, &routeCache{}, &txn{}) // nothing of it is stored
 }

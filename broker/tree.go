@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/lawnberry/lawnberry/internal/packet"
 	"github.com/lawnberry/lawnberry/topic"
 )
 
@@ -195,6 +196,7 @@ func (t *tree) prune(n *node) {
 // A route is how the messages of one topic from one publisher are distributed, as of one generation of the tree.
 type route struct {
 	topic      string
+	code       packet.Code // why a client may not publish on topic, or Success
 	generation uint64
 	deliveries []*delivery
 	groups     []*shareGroup
@@ -224,7 +226,7 @@ func (t *tree) match(topic string, from *session) (route, uint64) {
 	generation := t.generation.Load()
 	m.walk(&t.root, topic, true)
 	t.mu.RUnlock()
-	return route{topic: topic, generation: generation, deliveries: m.deliveries, groups: m.groups}, generation
+	return route{topic: topic, code: forbidden(topic), generation: generation, deliveries: m.deliveries, groups: m.groups}, generation
 }
 
 // matching collects one route.

@@ -15,7 +15,7 @@ type will struct {
 
 func newWill(w *packet.Will) *will {
 	x := &will{
-		message: *newMessage(string(w.Topic), &w.Properties, w.Payload, 0),
+		message: *newMessage(string(w.Topic), &w.Properties, w.Payload),
 		expiry:  w.Properties.MessageExpiry,
 		delay:   time.Duration(w.Properties.WillDelay.V) * time.Second,
 	}

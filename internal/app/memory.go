@@ -3,46 +3,103 @@ package app
 import (
 	"context"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
+	"sync"
 	"time"
 )
 
-// What lives in a broker that keeps much, queues and retained messages, stays for long. With the usual collector the heap
-// would be allowed twice its size, which on a small computer is memory that others need.
+// The usual collector lets the heap grow by as much as lives in it, but by 4 MB at least. A broker through which much flows and in which
+// little stays would be collected hundreds of times a second; one that keeps much, queues and retained messages, would be allowed
+// twice what it needs, which on a small computer is memory that others need. So the heap may grow by about the same, whatever
+// lives in it.
 const (
-	smallHeap  = 16 << 20 // bytes that live, below which the collector is left as it is
-	usualGC    = 100      // percent that the heap may grow by until it is collected
-	thriftyGC  = 50
+	growth     = 20 << 20 // bytes
+	laziestGC  = 500      // percent of what lives
+	thriftyGC  = 40
+	usualGC    = 100
 	lookAtHeap = time.Second
+	quiet      = 128 << 10 // bytes allocated between two looks at the heap, when little happens
+	patience   = 10        // such looks in a row, after which what a busy time has left behind goes back to the system
+	worthwhile = 8 << 20   // bytes, if it is as much as that
 )
 
-// saveMemory has the garbage collector be thrifty while much is kept, until ctx ends. The environment's GOGC wins.
+// saveMemory has the garbage collector work by these rules, until ctx ends. The environment's GOGC wins.
 func saveMemory(ctx context.Context) {
 	if os.Getenv("GOGC") != "" {
 		return
 	}
-	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
-	now := usualGC
+	var p pacer
+	p.afterCollection()
+	defer p.stop()
 	tick := time.NewTicker(lookAtHeap)
 	defer tick.Stop()
+	figures := []metrics.Sample{
+		{Name: "/gc/heap/allocs:bytes"}, {Name: "/memory/classes/heap/free:bytes"}, {Name: "/memory/classes/heap/unused:bytes"},
+		{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/gc/heap/live:bytes"},
+	}
+	var allocated uint64
+	idle := 0
 	for {
-		metrics.Read(live)
-		want := usualGC
-		if live[0].Value.Uint64() > smallHeap {
-			want = thriftyGC
-		}
-		if want != now {
-			debug.SetGCPercent(want)
-			now = want
-		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			if now != usualGC {
-				debug.SetGCPercent(usualGC)
-			}
 			return
 		}
+		p.adjust()
+		metrics.Read(figures)
+		before := allocated
+		allocated = figures[0].Value.Uint64()
+		if idle++; allocated-before > quiet {
+			idle = 0
+		}
+		garbage := int64(figures[3].Value.Uint64()) - int64(figures[4].Value.Uint64())
+		unused := int64(figures[1].Value.Uint64()) + int64(figures[2].Value.Uint64()) + garbage
+		if idle >= patience && unused > worthwhile {
+			debug.FreeOSMemory()
+			idle = 0
+		}
 	}
+}
+
+// A pacer sets how far the heap may grow after each collection.
+type pacer struct {
+	mu      sync.Mutex // guards everything below
+	percent int
+	stopped bool
+}
+
+// A mark is garbage from its beginning: the next collection finds it.
+type mark struct{ _ *int }
+
+// afterCollection sets the percentage, and is called again after the next collection, or the one after that.
+func (p *pacer) afterCollection() {
+	if p.adjust() {
+		runtime.AddCleanup(new(mark), func(p *pacer) { p.afterCollection() }, p)
+	}
+}
+
+// adjust sets the percentage by what lived at the last collection, unless p is stopped.
+func (p *pacer) adjust() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stopped {
+		return false
+	}
+	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	metrics.Read(live)
+	percent := min(max(int(growth*100/(live[0].Value.Uint64()+1)), thriftyGC), laziestGC)
+	if d := percent - p.percent; d > p.percent/8 || d < -p.percent/8 { // setting it stops the world for a moment
+		debug.SetGCPercent(percent)
+		p.percent = percent
+	}
+	return true
+}
+
+func (p *pacer) stop() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stopped = true
+	debug.SetGCPercent(usualGC)
 }

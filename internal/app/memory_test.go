@@ -5,15 +5,15 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"runtime/metrics"
 	"testing"
-	"testing/synctest"
 	"time"
 )
 
 func gcPercent() int {
-	p := debug.SetGCPercent(100)
-	debug.SetGCPercent(p)
-	return p
+	percent := []metrics.Sample{{Name: "/gc/gogc:percent"}}
+	metrics.Read(percent)
+	return int(percent[0].Value.Uint64())
 }
 
 // TestSaveMemory is not parallel: the collector is everyone's.
@@ -21,27 +21,35 @@ func TestSaveMemory(t *testing.T) {
 	if os.Getenv("GOGC") != "" {
 		t.Setenv("GOGC", "")
 	}
-	synctest.Test(t, func(t *testing.T) {
-		ctx, cancel := context.WithCancel(t.Context())
-		kept := &struct{ parts [64][]byte }{}
-		for i := range kept.parts {
-			kept.parts[i] = make([]byte, 1<<20)
+	ctx, cancel := context.WithCancel(t.Context())
+	kept := make([][]byte, 64)
+	for i := range kept {
+		kept[i] = make([]byte, 1<<20)
+	}
+	runtime.GC() // after which it is known what lives
+	done := make(chan struct{})
+	go func() { defer close(done); saveMemory(ctx) }()
+	become := func(least, most int, when string) {
+		t.Helper()
+		for end := time.Now().Add(20 * time.Second); gcPercent() < least || gcPercent() > most; time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("%d percent %s, want %d to %d", gcPercent(), when, least, most)
+			}
 		}
-		debug.FreeOSMemory() // a collection, after which it is known what lives
-		go saveMemory(ctx)
-		synctest.Wait()
-		if p := gcPercent(); p != thriftyGC {
-			t.Errorf("%d percent with much kept (%d MB), want %d", p, len(kept.parts), thriftyGC)
-		}
-		runtime.KeepAlive(kept)
-		clear(kept.parts[:])
-		debug.FreeOSMemory()
-		time.Sleep(2 * lookAtHeap)
-		synctest.Wait()
-		if p := gcPercent(); p != usualGC {
-			t.Errorf("%d percent with little kept, want %d", p, usualGC)
-		}
-		cancel()
-		synctest.Wait()
-	})
+	}
+	become(thriftyGC, usualGC/2, "with 64 MB kept")
+	runtime.KeepAlive(kept)
+	kept = nil
+	debug.FreeOSMemory()
+	become(usualGC+1, laziestGC, "with nothing kept")
+	kept = make([][]byte, 64)
+	for i := range kept {
+		kept[i] = make([]byte, 1<<20)
+	}
+	runtime.GC()
+	become(thriftyGC, usualGC/2, "with 64 MB kept again")
+	runtime.KeepAlive(kept)
+	cancel()
+	<-done
+	become(usualGC, usualGC, "in the end")
 }

@@ -42,6 +42,13 @@ func (p *Properties) Reset() {
 	p.User, p.SubscriptionIDs = user, ids
 }
 
+// resetPublish is Reset for properties that only a PUBLISH was decoded into: it touches what such a packet can have.
+func (p *Properties) resetPublish() {
+	p.PayloadFormat, p.MessageExpiry, p.TopicAlias = Opt[byte]{}, Opt[uint32]{}, Opt[uint16]{}
+	p.ContentType, p.ResponseTopic, p.CorrelationData = nil, nil, nil
+	p.User, p.SubscriptionIDs = p.User[:0], p.SubscriptionIDs[:0]
+}
+
 // Property identifiers (section 2.2.2.2).
 const (
 	idPayloadFormat     = 0x01

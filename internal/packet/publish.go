@@ -28,7 +28,7 @@ func (p *Publish) Type() Type { return PUBLISH }
 // Decode decodes into p, reusing its slices; nothing is allocated once they have grown. Fields alias body. A
 // subscription identifier, which only a server may send, is not refused here [MQTT-3.3.4-6].
 func (p *Publish) Decode(first byte, body []byte, v Version) error {
-	p.Properties.Reset()
+	p.Properties.resetPublish()
 	p.Dup = first&flagDup != 0
 	p.QoS = first & flagQoS >> 1
 	p.Retain = first&flagRetain != 0
@@ -143,8 +143,13 @@ func (o *Outgoing) Size(v Version) int {
 // Append appends the packet to dst. It allocates only when dst grows. Alias, OmitTopic and the properties do not
 // apply to V311.
 func (o *Outgoing) Append(dst []byte, v Version) []byte {
+	return append(o.AppendHead(dst, v, len(o.Payload)), o.Payload...)
+}
+
+// AppendHead appends all of the packet but its payload, with capacity for room bytes more.
+func (o *Outgoing) AppendHead(dst []byte, v Version, room int) []byte {
 	properties, remaining := o.lengths(v)
-	dst = slices.Grow(dst, headRoom+remaining)
+	dst = slices.Grow(dst, headRoom+remaining-len(o.Payload)+room)
 	dst = append(dst, byte(PUBLISH)<<4|publishFlags(o.Dup, o.QoS, o.Retain))
 	dst = appendVarint(dst, uint32(remaining))
 	if v == V5 && o.OmitTopic {
@@ -169,5 +174,5 @@ func (o *Outgoing) Append(dst []byte, v Version) []byte {
 		}
 		dst = append(dst, o.Forwarded...)
 	}
-	return append(dst, o.Payload...)
+	return dst
 }

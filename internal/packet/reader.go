@@ -30,6 +30,8 @@ type Reader struct {
 	size int   // the length that buf should have between large packets
 	err  error // from src, to be returned once buf is used up
 
+	head, total int // of the packet at r, which is complete; 0 when that is not known
+
 	reads, peak int  // in this window: how many, and the most bytes that were unread
 	padded      bool // the stream is MQTT 3.1.1 with remaining lengths longer than necessary
 }
@@ -48,6 +50,7 @@ func (r *Reader) SetMax(max int) {
 		max = maxPacket
 	}
 	r.max = max
+	r.head = 0
 }
 
 // Next returns the first byte and the body of the next packet. The body is valid until the next call. At a clean
@@ -55,11 +58,14 @@ func (r *Reader) SetMax(max int) {
 // malformed gives *Error{MalformedPacket}. Other errors are the source's own.
 func (r *Reader) Next() (first byte, body []byte, err error) {
 	for {
-		head, total, err := r.peek()
-		if err != nil {
-			return 0, nil, err
+		head, total := r.head, r.total
+		if head == 0 {
+			if head, total, err = r.peek(); err != nil {
+				return 0, nil, err
+			}
 		}
 		if head > 0 && r.w-r.r >= total {
+			r.head = 0
 			p := r.buf[r.r : r.r+total : r.r+total]
 			r.r += total
 			return p[0], p[head:], nil
@@ -73,8 +79,15 @@ func (r *Reader) Next() (first byte, body []byte, err error) {
 // Buffered reports whether another complete packet can be returned without reading, or an error that is certain
 // already.
 func (r *Reader) Buffered() bool {
+	if r.head > 0 {
+		return true
+	}
 	head, total, err := r.peek()
-	return err != nil || r.err != nil || head > 0 && r.w-r.r >= total
+	if err == nil && head > 0 && r.w-r.r >= total {
+		r.head, r.total = head, total
+		return true
+	}
+	return err != nil || r.err != nil
 }
 
 // peek reads the fixed header. While that is incomplete, head is 0 and total the least that is needed.
