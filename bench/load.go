@@ -14,8 +14,10 @@ import (
 // The load client: MQTT 3.1.1 on a socket, prepared bytes, no library, so that the client is as little of what is measured as can be.
 
 const (
-	window = 100 // QoS 1 and 2 messages of one publisher without their last acknowledgement
-	idle   = 3 * time.Second
+	window = 100             // QoS 1 and 2 messages of one publisher without their last acknowledgement
+	idle   = 3 * time.Second // without a message, after which the rest is lost
+
+	patience = time.Minute // for an answer; others are measured meanwhile
 )
 
 type client struct {
@@ -313,8 +315,15 @@ func throughput(s *server, f flow) (perSecond float64, lost, wrong int, err erro
 	return float64(delivered) / last.Sub(began).Seconds(), lost, wrong, nil
 }
 
-// roundTrips has one client ask and another answer, one at a time for a while, and returns the times.
-func roundTrips(s *server, network, address string, qos byte, during time.Duration) ([]time.Duration, error) {
+// A pair is one client that asks and another that answers, one message at a time.
+type pair struct {
+	asker, answerer *client
+	qos             byte
+	done            chan struct{} // the answerer has ended
+	times           []time.Duration
+}
+
+func newPair(s *server, network, address string, qos byte) (*pair, error) {
 	connect := func(id string, role byte) (*client, error) {
 		if s.bare {
 			c, err := dial(network, address, "", true)
@@ -325,43 +334,51 @@ func roundTrips(s *server, network, address string, qos byte, during time.Durati
 		}
 		return dial(network, address, id, true)
 	}
-	asker, err := connect("asker", 'R')
+	asker, err := connect("asker"+network, 'R')
 	if err != nil {
 		return nil, err
 	}
-	defer asker.nc.Close()
-	answerer, err := connect("answerer", 'A')
+	answerer, err := connect("answerer"+network, 'A')
 	if err != nil {
+		asker.nc.Close()
 		return nil, err
 	}
-	defer answerer.nc.Close()
+	p := &pair{asker: asker, answerer: answerer, qos: qos, done: make(chan struct{})}
 	if s.bare {
 		time.Sleep(50 * time.Millisecond)
-	} else if err := errors.Join(asker.subscribe("r/x", qos), answerer.subscribe("q/x", qos)); err != nil {
+	} else if err := errors.Join(asker.subscribe("r/"+network, qos), answerer.subscribe("q/"+network, qos)); err != nil {
+		asker.nc.Close()
+		answerer.nc.Close()
 		return nil, err
 	}
-	done := make(chan struct{})
 	go func() {
-		defer close(done)
-		for answerer.turn("r/x", qos) == nil {
+		defer close(p.done)
+		for answerer.turn("r/"+network, qos) == nil {
 		}
 	}()
-	var times []time.Duration
+	return p, nil
+}
+
+// run asks for a while.
+func (p *pair) run(network string, during time.Duration) error {
 	for end := time.Now().Add(during); time.Now().Before(end); {
 		began := time.Now()
-		asker.send("q/x", qos)
-		if err := asker.flush(); err != nil {
-			return nil, err
+		p.asker.send("q/"+network, p.qos)
+		if err := p.asker.flush(); err != nil {
+			return err
 		}
-		if err := asker.await(); err != nil {
-			return nil, err
+		if err := p.asker.await(); err != nil {
+			return err
 		}
-		times = append(times, time.Since(began))
+		p.times = append(p.times, time.Since(began))
 	}
-	answerer.nc.Close()
-	<-done
-	slices.Sort(times)
-	return times, nil
+	return nil
+}
+
+func (p *pair) close() {
+	p.answerer.nc.Close()
+	p.asker.nc.Close()
+	<-p.done
 }
 
 // send appends one message of 200 bytes.
@@ -386,7 +403,7 @@ func (c *client) turn(topic string, qos byte) error {
 // await returns when a message has come, having gone on with every handshake meanwhile.
 func (c *client) await() error {
 	for {
-		_ = c.nc.SetReadDeadline(time.Now().Add(idle))
+		_ = c.nc.SetReadDeadline(time.Now().Add(patience))
 		first, body, err := c.next()
 		if err != nil {
 			return err

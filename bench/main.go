@@ -137,6 +137,12 @@ func run(o options) (*report, error) {
 			}
 		}
 	}
+	for round := range r.Rounds {
+		fmt.Fprintf(os.Stderr, "round %d of %d: round trips\n", round+1, r.Rounds)
+		if err := r.trips(ours, dir, scale, wanted); err != nil {
+			return nil, err
+		}
+	}
 	if wanted("memory") {
 		if err := r.memory(ours, dir); err != nil {
 			return nil, err

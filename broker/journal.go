@@ -254,7 +254,7 @@ func (j *journal) cut(next *group) *group {
 
 // commit makes g durable, and what is left from before.
 func (j *journal) commit(g *group) {
-	j.batch.Reset()
+	defer j.batch.Reset()
 	for _, n := range j.gone {
 		from, to := sessionRange(n)
 		j.batch.DeleteRange(from, to)

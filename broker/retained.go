@@ -172,15 +172,24 @@ func (n *retainedNode) all(list []*message, root bool) []*message {
 	return list
 }
 
-// expired appends the retained messages whose expiry has passed.
-func (r *retained) expired(now int64) []*message {
+// expired returns the retained messages whose expiry has passed.
+func (r *retained) expired(now int64) (list []*message) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	var list []*message
-	for _, m := range r.root.all(nil, false) {
+	r.root.each(func(m *message) {
 		if m.expires <= now {
 			list = append(list, m)
 		}
-	}
+	})
 	return list
+}
+
+// each calls f for n's own message and those below it.
+func (n *retainedNode) each(f func(*message)) {
+	if n.message != nil {
+		f(n.message)
+	}
+	for _, child := range n.children {
+		child.each(f)
+	}
 }

@@ -20,9 +20,9 @@ const (
 	thriftyGC  = 40
 	usualGC    = 100
 	lookAtHeap = time.Second
-	quiet      = 128 << 10 // bytes allocated between two looks at the heap, when little happens
-	patience   = 10        // such looks in a row, after which what a busy time has left behind goes back to the system
-	worthwhile = 8 << 20   // bytes, if it is as much as that
+	quiet      = 1 << 20 // bytes allocated between two looks at the heap, when little happens
+	patience   = 3       // such looks in a row, after which what a busy time has left behind goes back to the system
+	worthwhile = 8 << 20 // bytes, if it is as much as that
 )
 
 // saveMemory has the garbage collector work by these rules, until ctx ends. The environment's GOGC wins.
