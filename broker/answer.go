@@ -97,16 +97,18 @@ func (c *conn) flush() {
 	}
 	if !c.stopping {
 		c.control = append(c.control, c.out...)
-		c.wake.Signal()
 		if len(c.gated) > 0 {
 			for i := range c.gated {
 				c.await(c.gated[i].group)
 			}
 			c.held = append(c.held, c.gated...)
 			c.releaseLocked()
+		} else {
+			c.wakeBy(c)
 		}
 	}
 	s.mu.Unlock()
 	c.out = c.out[:0]
 	c.gated = c.gated[:0]
+	c.writeLate()
 }

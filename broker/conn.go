@@ -47,6 +47,8 @@ type conn struct {
 	txn     txn      // for use again
 	gated   []answer // answers that wait for the store, not handed over yet
 	after   *group   // the last group that an answer waits for
+	idle    bool     // nothing more has been read than what is being handled
+	late    *conn    // to be written to when that is done
 
 	// Guarded by session.mu.
 	wake           sync.Cond // work for the writer
@@ -56,6 +58,8 @@ type conn struct {
 	awaited        *group    // the last group that lets the connection know
 	pongs          int       // PINGREQs to answer, behind the messages that were queued before them
 	deferred       int       // writes for which pongs has waited
+	writing        bool      // the writer is at work, or a reader in its place
+	left           []byte    // what a reader in the writer's place could not write
 	published      uint64    // PUBLISH packets encoded and not yet counted
 	publishedBytes uint64    // their payloads
 	unacked        int       // QoS 1 and 2 messages sent on this connection and not settled
@@ -66,11 +70,13 @@ type conn struct {
 
 	writerDone chan struct{}
 
-	// Owned by the writer.
-	scatters bool     // one system call may write what lies in many places
-	parts    [][]byte // what is to be written, but for the end of the buffer
-	parted   int      // where in the buffer that end begins
-	apart    int      // bytes of parts that are not in the buffer
+	// Owned by who has set writing.
+	attempt  func(b []byte) (n int, ok bool) // writes what can be written at once; nil when the connection has no such thing
+	partial  bool                            // a write that has timed out may be gone on with
+	scatters bool                            // one system call may write what lies in many places
+	parts    [][]byte                        // what is to be written, but for the end of the buffer
+	parted   int                             // where in the buffer that end begins
+	apart    int                             // bytes of parts that are not in the buffer
 }
 
 // A tally is what a reader has counted and not yet added to the broker's counters, which all readers share.
@@ -154,133 +160,6 @@ func (c *conn) appendBounded(dst []byte, p packet.Packet, props *packet.Properti
 	return dst
 }
 
-// writeLoop sends what is queued until the connection stops, many packets in one system call.
-func (c *conn) writeLoop() {
-	defer close(c.writerDone)
-	s := c.session
-	switch c.nc.(type) {
-	case *net.TCPConn, *net.UnixConn:
-		c.scatters = true
-	}
-	var buf []byte
-	for {
-		s.mu.Lock()
-		for !c.stopping && len(c.control) == 0 && c.pongs == 0 && !s.ready(c) {
-			if cap(buf) > 0 {
-				c.broker.putBuffer(buf)
-				buf = nil
-			}
-			c.wake.Wait()
-		}
-		stopping, silent := c.stopping, c.stopSilent
-		if buf == nil {
-			buf = c.broker.getBuffer()
-		}
-		buf = buf[:0]
-		if stopping {
-			buf = c.appendPongs(buf)
-		}
-		buf = append(buf, c.control...)
-		c.control = c.control[:0]
-		if cap(c.control) > 4096 {
-			c.control = nil
-		}
-		if !stopping {
-			buf = s.fill(buf, c, writeSize)
-			buf = c.appendPongs(buf)
-		}
-		changed := s.unsaid || len(s.refuse) > 0
-		c.room.Signal()
-		s.mu.Unlock()
-		if changed {
-			s.record()
-		}
-		if !silent && len(buf) > 0 {
-			if err := c.write(buf); err != nil {
-				if !stopping {
-					c.broker.log.Info("write failed", "client", s.id, "remote", c.remote, "error", err)
-					c.hangUp(true)
-				}
-				stopping, silent = true, true
-			}
-		}
-		if stopping {
-			c.broker.putBuffer(buf)
-			if silent {
-				c.broker.hangUpOn(c.nc)
-			} else {
-				_ = c.nc.SetReadDeadline(time.Now()) // the reader wakes and closes
-			}
-			return
-		}
-	}
-}
-
-// appendPongs appends the answers to PINGREQ once nothing is left to send before them, so that a client that has its
-// answer has everything that came before; but it does not let an endless stream delay them for long.
-// Caller holds session.mu.
-func (c *conn) appendPongs(buf []byte) []byte {
-	if c.pongs == 0 {
-		return buf
-	}
-	if c.deferred++; len(buf)+c.apart >= writeSize && c.deferred < 16 {
-		return buf
-	}
-	for ; c.pongs > 0; c.pongs-- {
-		buf = append(buf, byte(packet.PINGRESP)<<4, 0)
-	}
-	c.deferred = 0
-	return buf
-}
-
-// write writes all of buf and of the payloads apart from it, as long as the peer keeps taking some.
-func (c *conn) write(buf []byte) error {
-	rest := net.Buffers(append(c.parts, buf[c.parted:]))
-	defer func() {
-		clear(c.parts[:cap(c.parts)])
-		c.parts, c.parted, c.apart = c.parts[:0], 0, 0
-	}()
-	c.parts = rest
-	var end time.Time // of the farewell
-	for len(rest) > 0 {
-		deadline := time.Now().Add(c.broker.limits.stall)
-		if c.stopped.Load() {
-			if end.IsZero() {
-				end = time.Now().Add(c.broker.limits.farewell)
-			}
-			deadline = end
-		}
-		_ = c.nc.SetWriteDeadline(deadline)
-		n, err := c.writeSome(&rest)
-		c.broker.stats.bytesSent.Add(uint64(n))
-		if err != nil && (n == 0 || !c.scatters || !isTimeout(err) || c.stopped.Load()) {
-			return err
-		}
-	}
-	return nil
-}
-
-// writeSome writes some of b and removes it from there.
-func (c *conn) writeSome(b *net.Buffers) (int64, error) {
-	if len(*b) > 1 {
-		return b.WriteTo(c.nc)
-	}
-	buf := (*b)[0]
-	if !c.scatters { // a timed-out write leaves such a connection unusable, so each write is small enough to count as progress
-		buf = buf[:min(len(buf), 16<<10)]
-	}
-	n, err := c.nc.Write(buf)
-	if (*b)[0] = (*b)[0][n:]; len((*b)[0]) == 0 {
-		*b = (*b)[:0]
-	}
-	return int64(n), err
-}
-
-func isTimeout(err error) bool {
-	var t net.Error
-	return errors.As(err, &t) && t.Timeout()
-}
-
 // appendPublish appends it for this connection; sent is false when the packet is too large for the client.
 // Caller holds session.mu.
 func (c *conn) appendPublish(buf []byte, it *item, id uint16, dup bool, now int64) (out []byte, sent bool) {
@@ -358,12 +237,17 @@ func (c *conn) pong() {
 func (c *conn) readLoop() error {
 	defer func() {
 		c.deliver()
+		c.writeLate()
 		c.count.report(&c.broker.stats)
 	}()
 	for {
 		waits := !c.reader.Buffered()
+		c.idle = waits
 		if waits {
 			c.deliver()
+			if c.late != c { // what is for this connection leaves with the answers
+				c.writeLate()
+			}
 		}
 		if waits || c.count.received >= 256 {
 			c.count.report(&c.broker.stats)
@@ -372,6 +256,7 @@ func (c *conn) readLoop() error {
 			c.flush()
 		}
 		if waits {
+			c.writeLate()
 			c.waiting.Store(c.broker.now())
 		}
 		first, body, err := c.reader.Next()
@@ -382,6 +267,7 @@ func (c *conn) readLoop() error {
 			return err
 		}
 		c.count.received++
+		c.idle = !c.reader.Buffered()
 		goOn, err := c.handle(first, body)
 		if err != nil || !goOn {
 			c.flush()

@@ -31,6 +31,7 @@ func (s *striped) of(id string) *sync.Mutex {
 // serve runs one network connection from CONNECT to its end.
 func (b *Broker) serve(nc net.Conn, remote string) {
 	c := &conn{broker: b, nc: nc, remote: remote, done: make(chan struct{}), maxPacket: maxPacketSize, sendMax: math.MaxUint16, problemInfo: true}
+	c.prepareWriting()
 	if !b.admit(c) {
 		cut(nc)
 		return

@@ -111,6 +111,7 @@ type txn struct {
 	added    bool   // something was added
 	wanted   bool   // somebody waits for it
 	unstored bool   // a message was not taken because the store fails
+	by       *conn  // the publisher's connection, or nil
 }
 
 // begin begins a transaction.

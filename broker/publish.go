@@ -195,6 +195,7 @@ func (c *conn) onPublish(first byte, body []byte) error {
 		if m.qos > 0 || m.retain {
 			b.begin(t)
 		}
+		t.by = c
 		var fullest verdict
 		code, fullest = b.distribute(m, &c.routes, t)
 		if p.QoS == 2 && (code < 0x80 || c.version != packet.V5 && !t.unstored) {
@@ -202,7 +203,7 @@ func (c *conn) onPublish(first byte, body []byte) error {
 		}
 		b.finish(t)
 		if !m.urgent {
-			giveWay(fullest)
+			c.giveWay(fullest)
 		}
 	} else {
 		b.stats.dropped.Add(1)
@@ -260,7 +261,7 @@ func (c *conn) deliver() {
 	}
 	fullest := ignored
 	for _, d := range c.bundle.route.deliveries {
-		fullest = max(fullest, d.session.enqueueLive(messages, d))
+		fullest = max(fullest, d.session.enqueueLive(messages, d, c))
 	}
 	for _, g := range c.bundle.route.groups {
 		for _, m := range messages {
@@ -272,7 +273,7 @@ func (c *conn) deliver() {
 	c.bundle.messages = messages[:0]
 	c.bundle.narrow = fullest == brimming
 	if !urgent {
-		giveWay(fullest)
+		c.giveWay(fullest)
 	}
 }
 
@@ -317,11 +318,13 @@ func (c *conn) forgetLost() {
 
 // giveWay slows a publisher whose messages meet full queues. It is bounded: a subscriber can cost a publisher a
 // millisecond a message, and never more.
-func giveWay(fullest verdict) {
+func (c *conn) giveWay(fullest verdict) {
 	switch fullest {
 	case crowded:
+		c.writeLate()
 		runtime.Gosched()
 	case brimming:
+		c.writeLate()
 		time.Sleep(brake)
 	}
 }

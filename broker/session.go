@@ -124,12 +124,12 @@ func (s *session) enqueue(m *message, d *delivery, t *txn, retain, stored bool) 
 	if s.conn == nil {
 		return accepted
 	}
-	s.conn.wake.Signal()
+	s.conn.wakeBy(t.by)
 	return s.fullness(l)
 }
 
-// enqueueLive queues QoS 0 messages of one topic that are not to be sent as retained. It never waits.
-func (s *session) enqueueLive(messages []*message, d *delivery) verdict {
+// enqueueLive queues QoS 0 messages of one topic from by that are not to be sent as retained. It never waits.
+func (s *session) enqueueLive(messages []*message, d *delivery, by *conn) verdict {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended || s.conn == nil {
@@ -140,7 +140,7 @@ func (s *session) enqueueLive(messages []*message, d *delivery) verdict {
 		s.push0(l, item{message: m, delivery: d, order: s.order}, m.size())
 		s.order++
 	}
-	s.conn.wake.Signal()
+	s.conn.wakeBy(by)
 	return s.fullness(l)
 }
 

@@ -187,9 +187,9 @@ func (a *App) takeDataDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("data directory: %w; choose another with --data-dir", err)
 	}
-	if a.lock, err = lockDir(dir); err != nil {
-		if busy := (*BusyError)(nil); errors.As(err, &busy) {
-			return err
+	if a.lock, err = store.Lock(dir, "lawnberry.lock"); err != nil {
+		if locked := (*store.LockedError)(nil); errors.As(err, &locked) {
+			return &BusyError{dir, describeProcess(locked.PID)}
 		}
 		return fmt.Errorf("data directory: %w; choose another with --data-dir", err)
 	}

@@ -65,6 +65,9 @@ func socketOwner(inode string) int {
 
 // describeProcess returns "process 812 (mosquitto)", or "process 812" when its name is not known.
 func describeProcess(pid int) string {
+	if pid == 0 {
+		return "another process"
+	}
 	name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
 	if err != nil {
 		return fmt.Sprintf("process %d", pid)

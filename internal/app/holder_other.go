@@ -7,4 +7,9 @@ import "fmt"
 // portHolder would name the process that listens on a TCP port; only Linux tells.
 func portHolder(int) string { return "" }
 
-func describeProcess(pid int) string { return fmt.Sprintf("process %d", pid) }
+func describeProcess(pid int) string {
+	if pid == 0 {
+		return "another process"
+	}
+	return fmt.Sprintf("process %d", pid)
+}

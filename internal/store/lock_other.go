@@ -8,9 +8,9 @@ import (
 	"path/filepath"
 )
 
-// lockDir opens the lock file. This system has no lock that ends with the process, so nobody is kept out.
-func lockDir(dir string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+// Lock opens the lock file. This system has no lock that ends with the process, so nobody is kept out.
+func Lock(dir, name string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, name), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("store: %w", err)
 	}

@@ -10,15 +10,26 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
-// lockDir takes dir for this process, until the file is closed or the process ends, however it ends.
-func lockDir(dir string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+// lockPatience is how long Lock waits for another's lock. A process that was killed may take a moment to end; and one that starts
+// another has its locks twice until the other has begun.
+const lockPatience = 300 * time.Millisecond
+
+// Lock takes dir for this process by locking the file of that name in it, until the file is closed or the process ends, however
+// it ends. When another process has it that is a *LockedError.
+func Lock(dir, name string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, name), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("store: %w", err)
 	}
-	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	for end := time.Now().Add(lockPatience); ; time.Sleep(lockPatience / 30) {
+		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) || time.Now().After(end) {
+			break
+		}
+	}
 	if errors.Is(err, syscall.EWOULDBLOCK) {
 		note := make([]byte, 16)
 		n, _ := f.ReadAt(note, 0)

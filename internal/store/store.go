@@ -44,7 +44,7 @@ type Options struct {
 	FS     vfs.FS       // for tests that inject faults; nil is the system's
 }
 
-// A LockedError is a directory that another store has open.
+// A LockedError is a directory that another process has taken.
 type LockedError struct {
 	Dir string
 	PID int // 0 when it is not known
@@ -105,7 +105,7 @@ func Open(dir string, o Options) (*Store, error) {
 		return nil, fmt.Errorf("store: %w", err)
 	}
 	var err error
-	if s.lock, err = lockDir(dir); err != nil {
+	if s.lock, err = Lock(dir, "lock"); err != nil {
 		return nil, err
 	}
 	if s.open, err = s.check(); err != nil {

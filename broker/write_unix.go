@@ -1,0 +1,36 @@
+//go:build unix
+
+package broker
+
+import (
+	"net"
+	"syscall"
+)
+
+// attempter returns a function that writes to nc what can be written at once, and reports whether that went well; nil when nc cannot be
+// written to like that. It is not for concurrent use.
+func attempter(nc net.Conn) func(b []byte) (n int, ok bool) {
+	sc, ok := nc.(syscall.Conn)
+	if !ok {
+		return nil
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	var rest []byte
+	var n int
+	write := func(fd uintptr) bool {
+		for {
+			if n, err = syscall.Write(int(fd), rest); err != syscall.EINTR {
+				return true // whatever happened: there is no second attempt
+			}
+		}
+	}
+	return func(b []byte) (int, bool) {
+		rest, n = b, 0
+		failed := raw.Write(write)
+		rest = nil
+		return max(n, 0), failed == nil && (err == nil || err == syscall.EAGAIN)
+	}
+}
