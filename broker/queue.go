@@ -65,6 +65,8 @@ type lane struct {
 	ids      uint16 // packet identifiers given in a durable session
 }
 
+func (l *lane) count() int { return l.qos0.count + l.reliable.count }
+
 // In a durable session a message gets its packet identifier when it is queued, and is stored with it: so a message is sent
 // with the same identifier before and after a crash, and a client that has got it at QoS 2 knows it again. Each lane
 // gives out its own identifiers, in turn, since messages of one lane are sent in that order.

@@ -94,10 +94,12 @@ func (c *conn) gather(buf []byte, limit int) []byte {
 	return buf
 }
 
-// wakeBy has c's writer look for work; when that work is the last that the reader of by has at present, it does it in the
+// wakeBy has c's writer look for work. When that is little, and the last that the reader of by has at present, the reader does it in the
 // writer's place as soon as it is free to, which saves a change of goroutines. Caller holds session.mu.
 func (c *conn) wakeBy(by *conn) {
-	if by == nil || !by.idle || by.late != nil && by.late != c || c.attempt == nil {
+	s := c.session
+	little := s.urgent.count()+s.ordinary.count() <= 4 && len(c.control) <= 64
+	if by == nil || !by.idle || !little || by.late != nil && by.late != c || c.attempt == nil {
 		c.wake.Signal()
 		return
 	}
