@@ -85,6 +85,7 @@ func (c *conn) stopLocked(code packet.Code, reason string) {
 		return
 	}
 	c.stopping = true
+	c.control = c.lastPongs(c.control)
 	if c.version == packet.V5 {
 		d := packet.Disconnect{Code: code}
 		if c.problemInfo {
@@ -145,16 +146,14 @@ func (c *conn) writeLoop() {
 		if buf == nil {
 			buf = c.broker.getBuffer()
 		}
-		buf = buf[:0]
-		if stopping {
-			buf = c.appendPongs(buf)
-		}
-		buf = append(buf, c.control...)
+		buf = append(buf[:0], c.control...)
 		c.control = c.control[:0]
 		if cap(c.control) > 4096 {
 			c.control = nil
 		}
-		if !stopping {
+		if stopping {
+			buf = c.lastPongs(buf)
+		} else {
 			buf = s.fill(buf, c, writeSize)
 			buf = c.appendPongs(buf)
 		}
@@ -195,6 +194,11 @@ func (c *conn) appendPongs(buf []byte) []byte {
 	if c.deferred++; len(buf) >= writeSize && c.deferred < 16 {
 		return buf
 	}
+	return c.lastPongs(buf)
+}
+
+// lastPongs appends all of them. Caller holds session.mu.
+func (c *conn) lastPongs(buf []byte) []byte {
 	for ; c.pongs > 0; c.pongs-- {
 		buf = append(buf, byte(packet.PINGRESP)<<4, 0)
 	}
@@ -300,8 +304,10 @@ func (c *conn) pong() {
 	for c.pongs > maxControl && !c.stopping {
 		c.room.Wait()
 	}
-	c.pongs++
-	c.wake.Signal()
+	if !c.stopping {
+		c.pongs++
+		c.wake.Signal()
+	}
 }
 
 // readLoop handles packets until the connection ends, and returns why: nil after a DISCONNECT from the client.
