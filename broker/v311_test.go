@@ -7,6 +7,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+
 	"github.com/lawnberry/lawnberry/internal/packet"
 )
 
@@ -445,4 +448,29 @@ func TestMQTT311_4_8_0_1_ViolationsEndTheConnection(t *testing.T) {
 		}
 	}
 	witness.nothing()
+}
+
+// [MQTT-4.8.0-2] of 3.1.1: a message that cannot be stored just now ends its publisher's connection, unacknowledged; all
+// others go on, and the publisher may come back.
+func TestMQTT311_4_8_0_2_TransientErrors(t *testing.T) {
+	t.Parallel()
+	disk := &failing{}
+	b := start(t, Options{Dir: t.TempDir(), tune: func(l *limits) { l.store.FS = errorfs.Wrap(vfs.Default, disk) }})
+	connect(t, b, packet.V311, "away", keep).hangUp("away")
+	away := connect(t, b, packet.V311, "away", keep)
+	away.subscribe("kept", 2)
+	away.hangUp("away")
+	live := connect(t, b, packet.V311, "live")
+	live.subscribe("live", 2)
+	disk.full.Store(true)
+	for _, qos := range []byte{1, 2} {
+		c := connect(t, b, packet.V311, "c")
+		c.send(outgoing("kept", "x", qos, 9))
+		c.closes()
+		c = connect(t, b, packet.V311, "c")
+		c.publish("live", "x", qos)
+		live.gets("live", "x", qos)
+	}
+	disk.full.Store(false)
+	live.nothing()
 }
