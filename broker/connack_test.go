@@ -285,3 +285,27 @@ func TestMQTT_3_2_2_22_KeepAliveOfTheClient(t *testing.T) {
 		long.nothing()
 	})
 }
+
+// CONNACK does not say that something is missing, and nothing is: QoS 2, retained messages, wildcards, subscription
+// identifiers, shared subscriptions.
+func TestNothingIsMissing(t *testing.T) {
+	t.Parallel()
+	b := start(t, Options{})
+	c, ack := connected(t, b, packet.V5, "c", withWill(&packet.Will{Topic: []byte("w"), QoS: 2, Retain: true}))
+	p := ack.Properties
+	if p.MaximumQoS.OK || p.RetainAvailable.OK || p.WildcardAvailable.OK || p.SubIDAvailable.OK || p.SharedAvailable.OK || len(p.User) > 0 {
+		t.Errorf("%+v", p)
+	}
+	c.subscribeID("a/#", 2, 5)
+	c.subscribe("$share/g/b", 2)
+	pub := connect(t, b, packet.V5, "pub")
+	pub.publish("a/b", "x", 2, retain)
+	if m := c.gets("a/b", "x", 2); fmt.Sprint(m.Properties.SubscriptionIDs) != "[5]" {
+		t.Errorf("identifiers %v", m.Properties.SubscriptionIDs)
+	}
+	pub.publish("b", "x", 2)
+	c.gets("b", "x", 2)
+	late := connect(t, b, packet.V5, "late")
+	late.subscribe("+/b", 2)
+	late.gets("a/b", "x", 2)
+}

@@ -131,6 +131,25 @@ func TestMQTT311_3_1_2_7_RetainedMessagesStay(t *testing.T) {
 	})
 }
 
+// [MQTT-3.1.2-12] of 3.1.1: without the Will flag no Will is published, not that of an earlier connection either.
+func TestMQTT311_3_1_2_12_NoWillWithoutItsFlag(t *testing.T) {
+	each(t, func(t *testing.T, v packet.Version) {
+		b := start(t, Options{})
+		witness := connect(t, b, v, "witness")
+		witness.subscribe("#", 2)
+		connect(t, b, v, "mower", keep, withWill(aWill())).hangUp("mower")
+		witness.gets("will", "gone", 1)
+		for _, how := range []choice{keep, clean} {
+			connect(t, b, v, "mower", how).hangUp("mower")
+			c := connect(t, b, v, "mower", how)
+			c.write([]byte{0, 0})
+			c.ends(packet.MalformedPacket)
+			connect(t, b, v, "mower", how).leave("mower")
+		}
+		witness.nothing()
+	})
+}
+
 // [MQTT-3.1.2-22] of 3.1.1: without a user name there is no password.
 func TestMQTT311_3_1_2_22_NoPasswordWithoutUserName(t *testing.T) {
 	t.Parallel()
