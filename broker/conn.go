@@ -118,6 +118,7 @@ func (c *conn) stopLocked(code packet.Code, reason string) {
 		return
 	}
 	c.stopping = true
+	c.control = c.lastPongs(c.control)
 	if c.version == packet.V5 {
 		d := packet.Disconnect{Code: code}
 		if c.problemInfo {
@@ -229,8 +230,10 @@ func (c *conn) pong() {
 	for c.pongs > maxControl && !c.stopping {
 		c.room.Wait()
 	}
-	c.pongs++
-	c.wake.Signal()
+	if !c.stopping {
+		c.pongs++
+		c.wake.Signal()
+	}
 }
 
 // readLoop handles packets until the connection ends, and returns why: nil after a DISCONNECT from the client.

@@ -149,6 +149,18 @@ func (c *conn) welcome(p *packet.Connect) bool {
 		ack.Properties.ServerKeepAlive = packet.Some(uint16(limit / time.Second))
 	}
 
+	if c.version == packet.V5 {
+		ack.Properties.ReceiveMaximum = packet.Some(uint16(receiveMax))
+		ack.Properties.MaximumPacketSize = packet.Some(uint32(b.limits.packet))
+		ack.Properties.TopicAliasMaximum = packet.Some(uint16(inboundAliases))
+	}
+	if out, err := ack.Append(nil, c.version); err != nil || len(out) > c.maxPacket {
+		b.log.Warn("client refused: it does not take its CONNACK", "client", id, "remote", c.remote, "bytes", len(out), "limit", c.maxPacket)
+		c.refuse(packet.PacketTooLarge, "your maximum packet size is too small for CONNACK")
+		b.releasePlace()
+		return false
+	}
+
 	durable := b.journal != nil && expiry > 0 && !inMemory(p)
 	present, g, err := b.hold(c, id, p.CleanStart, expiry, durable, w)
 	if err != nil {
@@ -162,11 +174,6 @@ func (c *conn) welcome(p *packet.Connect) bool {
 	}
 	c.reader.SetMax(b.limits.packet)
 	ack.SessionPresent = present
-	if c.version == packet.V5 {
-		ack.Properties.ReceiveMaximum = packet.Some(uint16(receiveMax))
-		ack.Properties.MaximumPacketSize = packet.Some(uint32(b.limits.packet))
-		ack.Properties.TopicAliasMaximum = packet.Some(uint16(inboundAliases))
-	}
 	_ = c.nc.SetDeadline(time.Time{})
 	c.session.mu.Lock()
 	// Ahead of everything, also of a farewell that came meanwhile.

@@ -96,8 +96,8 @@ func TestPacketsBeforeAMalformedOneAreHandled(t *testing.T) {
 	})
 }
 
-// A malformed CONNECT gets a CONNACK in version 5, and nothing in 3.1.1.
-func TestMalformedCONNECT(t *testing.T) {
+// [MQTT-3.1.4-1]: a malformed CONNECT gets a CONNACK in version 5, and nothing in 3.1.1.
+func TestMQTT_3_1_4_1_MalformedCONNECT(t *testing.T) {
 	t.Parallel()
 	b := start(t, Options{})
 	for _, test := range []struct {

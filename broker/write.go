@@ -2,7 +2,6 @@ package broker
 
 import (
 	"errors"
-	"math"
 	"net"
 	"time"
 
@@ -72,16 +71,14 @@ func (c *conn) busy() bool { return len(c.control) > 0 || c.pongs > 0 || c.sessi
 // is not held any more when gather returns.
 func (c *conn) gather(buf []byte, limit int) []byte {
 	s := c.session
-	stopping := c.stopping
-	if stopping {
-		buf = c.appendPongs(buf, math.MaxInt)
-	}
 	buf = append(buf, c.control...)
 	c.control = c.control[:0]
 	if cap(c.control) > 4096 {
 		c.control = nil
 	}
-	if !stopping {
+	if c.stopping {
+		buf = c.lastPongs(buf)
+	} else {
 		buf = s.fill(buf, c, limit)
 		buf = c.appendPongs(buf, limit)
 	}
@@ -166,6 +163,11 @@ func (c *conn) appendPongs(buf []byte, limit int) []byte {
 	if c.deferred++; len(buf)+c.apart >= limit && c.deferred < 16 {
 		return buf
 	}
+	return c.lastPongs(buf)
+}
+
+// lastPongs appends all of them. Caller holds session.mu.
+func (c *conn) lastPongs(buf []byte) []byte {
 	for ; c.pongs > 0; c.pongs-- {
 		buf = append(buf, byte(packet.PINGRESP)<<4, 0)
 	}
