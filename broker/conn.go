@@ -286,6 +286,7 @@ func (c *conn) handle(first byte, body []byte) (bool, error) {
 		return true, c.onPublish(first, body)
 	}
 	c.deliver()
+	c.writeLate() // what follows may wait for the disk
 	switch kind {
 	case packet.PUBACK, packet.PUBREC, packet.PUBCOMP:
 		if err := c.ack.Decode(first, body, c.version); err != nil {
