@@ -280,7 +280,7 @@ func TestMQTT_3_3_2_4_PropertiesGoOnUnaltered(t *testing.T) {
 		func(got, want packet.Properties) bool { return got.PayloadFormat == want.PayloadFormat }))
 	t.Run("[MQTT-3.3.2-4] payload format 0", run(
 		func(p *packet.Properties) { p.PayloadFormat = packet.Some(byte(0)) },
-		func(got, _ packet.Properties) bool { return got.PayloadFormat.V == 0 }))
+		func(got, want packet.Properties) bool { return got.PayloadFormat == want.PayloadFormat }))
 	t.Run("[MQTT-3.3.2-15] response topic", run(
 		func(p *packet.Properties) { p.ResponseTopic = []byte("answers/ä/$x") },
 		func(got, want packet.Properties) bool { return string(got.ResponseTopic) == string(want.ResponseTopic) }))
@@ -294,6 +294,9 @@ func TestMQTT_3_3_2_4_PropertiesGoOnUnaltered(t *testing.T) {
 		func(got, _ packet.Properties) bool {
 			return got.CorrelationData != nil && len(got.CorrelationData) == 0
 		}))
+	t.Run("[MQTT-3.3.2-20] empty content type", run(
+		func(p *packet.Properties) { p.ContentType = []byte{} },
+		func(got, _ packet.Properties) bool { return got.ContentType != nil && len(got.ContentType) == 0 }))
 	t.Run("[MQTT-3.3.2-20] content type", run(
 		func(p *packet.Properties) { p.ContentType = []byte("text/plain; ä") },
 		func(got, want packet.Properties) bool { return string(got.ContentType) == string(want.ContentType) }))
