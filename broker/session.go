@@ -48,6 +48,8 @@ type session struct {
 	will        *will // of the present connection, or delayed from the last one
 	willTimer   *time.Timer
 	dropped     uint64 // messages lost at a bound
+	logged      uint64 // how many of them the log has
+	cause       string // why the last was lost
 	behind      bool   // the queue has been more than half full ever since the present connection took the session
 	progress    int64  // broker.now when a message was last taken out for sending
 }
@@ -173,14 +175,26 @@ func (s *session) state(m *message, t *txn) (online, room bool) {
 	return s.conn != nil, s.room(m.size())
 }
 
-// drop counts a lost message. The first is logged, and every one that doubles the count. Caller holds mu.
-func (s *session) drop(reason string) {
+// drop counts a lost message. The first is logged at once, and those that double the count; see logLoss for the others.
+// Caller holds mu.
+func (s *session) drop(cause string) {
 	s.dropped++
+	s.cause = cause
 	s.broker.stats.dropped.Add(1)
-	if s.dropped&(s.dropped-1) == 0 {
-		s.broker.log.Warn("message dropped", "client", s.id, "reason", reason, "dropped", s.dropped,
-			"queued", s.queued, "bytes", s.bytes+s.bytes0)
+	if s.dropped >= 2*s.logged {
+		s.logLoss()
 	}
+}
+
+// logLoss logs how many messages were lost, unless the log has it. It is called at times, and when the session ends, so that
+// the log has the exact number in the end. Caller holds mu.
+func (s *session) logLoss() {
+	if s.dropped == s.logged {
+		return
+	}
+	s.logged = s.dropped
+	s.broker.log.Warn("messages dropped", "client", s.id, "reason", s.cause, "dropped", s.dropped,
+		"queued", s.queued, "bytes", s.bytes+s.bytes0)
 }
 
 // fill appends what may be sent on c now, up to about limit bytes. Caller holds mu.
@@ -468,6 +482,7 @@ func (s *session) close(t *txn) (orphans []item) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ended = true
+	s.logLoss()
 	if s.durable && t.group != nil {
 		t.add(op{kind: deleteSession, session: s.number})
 	}
