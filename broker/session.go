@@ -51,14 +51,11 @@ type session struct {
 	logged      uint64 // how many of them the log has
 	cause       string // why the last was lost
 	behind      bool   // the queue has been more than half full ever since the present connection took the session
-	progress    int64  // broker.now when a message was last taken out for sending
+	pace, pace0 pace   // of what is taken out for sending: at QoS 1 and 2, and at QoS 0
 }
 
 // urgentRoom is how many urgent messages find room in a queue that others have filled.
 const urgentRoom = 1_000
-
-// patience is how long a session without progress slows publishers.
-const patience = 100 * time.Millisecond
 
 const forever = time.Duration(1<<63 - 1)
 
@@ -135,9 +132,10 @@ func (s *session) enqueue(m *message, d *delivery, t *txn, retain, stored bool) 
 		return accepted
 	}
 	s.conn.wake.Signal()
-	switch {
-	case s.halfFull() || l.qos0.count > o.queue0/2 || s.bytes0 > o.queue0Bytes/2:
-		if s.broker.now()-s.progress < int64(patience) {
+	switch half, half0 := s.halfFull(), l.qos0.count > o.queue0/2 || s.bytes0 > o.queue0Bytes/2; {
+	case half || half0:
+		now := s.broker.now()
+		if half && s.pace.lively(now) || half0 && s.pace0.lively(now) {
 			return brimming
 		}
 	case s.queued+l.qos0.count > crowd:
@@ -231,15 +229,16 @@ func (s *session) fill(buf []byte, c *conn, limit int) []byte {
 			break
 		}
 		it := r.pop()
-		s.progress = now
 		switch size := it.message.size(); {
 		case it.qos == 0:
 			s.bytes0 -= size
+			s.pace0.step(now)
 		case it.stored:
 			s.stored--
 		default:
 			s.queued--
 			s.bytes -= size
+			s.pace.step(now)
 		}
 		if it.group != nil && it.group.state.Load() == failed { // its publisher was told
 			s.drop("the store failed")
@@ -394,7 +393,8 @@ func (s *session) attach(c *conn, w *will, expiry time.Duration, durable bool, t
 	s.will = w
 	s.expiry = expiry
 	s.behind = s.halfFull()
-	s.progress = s.broker.now()
+	s.pace.trust(s.broker.now())
+	s.pace0.trust(s.broker.now())
 	s.resend = s.resend[:0]
 	for i := range s.window.slots {
 		if f := &s.window.slots[i]; f.id != 0 {
