@@ -200,36 +200,67 @@ func TestResumeWithAFullQueueUnderLoad(t *testing.T) {
 	c.ends(packet.QuotaExceeded)
 }
 
-// Publishers give way to a session that works its queue off, not to one that is stuck.
+// Publishers give way to a session that works its queue off, not to one that is stuck or takes a message now and then, whatever
+// else it gets at QoS 0.
 func TestStuckSessionSlowsNobody(t *testing.T) {
 	t.Parallel()
-	b := start(t, Options{MaxQueued: 100})
+	b := start(t, Options{MaxQueued: 1000})
 	pub, c := connect(t, b, packet.V5, "pub"), connect(t, b, packet.V5, "c", receiveMaximum(1))
 	c.subscribe("load", 1)
-	pour(t, pub, "load", 1, 60, 10, 1)
+	c.subscribe("more", 0)
+	pour(t, pub, "load", 1, 700, 10, 1)
+	pour(t, pub, "more", 1, 200, 10, 0)
+	pub.nothing()
+	born := b.now()
+	waitFor(t, "the connection to be no longer new", func() bool { return b.now()-born > int64(paceSpan) })
+	first := c.getsFirst("load", fmt.Sprintf("%-10d", 1), 1)
+	for range 200 {
+		expect[*packet.Publish](c)
+	}
 	s := b.find("c")
 	r, _ := b.tree.match("load", nil)
 	m := newMessage("load", &packet.Properties{}, nil)
 	m.qos = 1
-	progress := func() int64 {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		return s.progress
-	}
-	waitFor(t, "the session to be stuck", func() bool { return b.now()-progress() > int64(patience) })
 	if v := s.enqueue(m, r.deliveries[0], &txn{}, false, false); v != accepted {
 		t.Errorf("a stuck session: verdict %d", v)
 	}
-	before := progress()
-	c.gets("load", fmt.Sprintf("%-10d", 1), 1)
-	c.getsFirst("load", fmt.Sprintf("%-10d", 2), 1)
-	after := progress()
-	if after <= before {
-		t.Error("what was sent is no progress")
-	}
+	c.acknowledge(first)
 	begun := b.now()
-	if v := s.enqueue(m, r.deliveries[0], &txn{}, false, false); v != brimming && begun-after < int64(patience)/2 && b.now()-begun < int64(patience)/2 {
+	for i := 2; i < 2+2*livelyCut; i++ {
+		c.gets("load", fmt.Sprintf("%-10d", i), 1)
+	}
+	v := s.enqueue(m, r.deliveries[0], &txn{}, false, false)
+	if took := b.now() - begun; v != brimming && took < int64(paceSpan) { // else the machine was too busy to be lively
 		t.Errorf("a session that goes on: verdict %d", v)
+	}
+}
+
+// A session is lively from so many messages in a tenth of a second, and for that long afterwards.
+func TestPace(t *testing.T) {
+	const ms = int64(time.Millisecond)
+	for _, c := range []struct {
+		every int64 // ms between messages
+		want  bool
+	}{{1, true}, {2, true}, {5, false}, {200, false}} { // between 1 in 2 ms and 1 in 4 it depends on the moment
+		var p pace
+		if p.lively(3600e9) {
+			t.Error("lively at first")
+		}
+		for at := int64(0); at < 1000; at++ {
+			if at%c.every == 0 {
+				p.step(3600e9 + at*ms)
+			}
+			if at >= 300 && p.lively(3600e9+at*ms) != c.want {
+				t.Errorf("a message every %d ms: lively is %v after %d ms", c.every, !c.want, at)
+				break
+			}
+		}
+		if p.lively(3600e9 + 1200*ms) {
+			t.Error("lively 200 ms after the last message")
+		}
+		if p.trust(7200e9); !p.lively(7200e9+99*ms) || p.lively(7200e9+100*ms) {
+			t.Error("a new connection is not taken for lively for 100 ms")
+		}
 	}
 }
 

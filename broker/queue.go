@@ -1,5 +1,7 @@
 package broker
 
+import "time"
+
 // An item is one message queued for one session.
 type item struct {
 	message  *message
@@ -106,6 +108,44 @@ func (l *lane) next(window bool) *ring {
 		return &l.qos0
 	}
 	return &l.reliable
+}
+
+// A pace is how many messages were lately taken out of a session's queue, to tell a session that does its best from one that
+// is stuck or as good as stuck. Publishers are slowed for the former alone: a slowed one still sends about a thousand messages
+// a second, so whoever takes far fewer is not helped by it, and everybody else would wait.
+type pace struct {
+	began       int64 // the present span, on the broker's clock
+	now, lately int   // messages in it, and in the one before
+}
+
+const (
+	paceSpan  = 100 * time.Millisecond
+	livelyCut = 50 // messages in one to two spans, from which on a session is lively
+)
+
+// step counts a message.
+func (p *pace) step(now int64) {
+	p.turn(now)
+	p.now++
+}
+
+// trust takes a session for lively in the present span: its connection is new.
+func (p *pace) trust(now int64) { *p = pace{began: now, lately: livelyCut} }
+
+// turn begins a new span when the present one is over.
+func (p *pace) turn(now int64) {
+	switch age := now - p.began; {
+	case age >= 2*int64(paceSpan):
+		*p = pace{began: now}
+	case age >= int64(paceSpan):
+		*p = pace{began: p.began + int64(paceSpan), lately: p.now}
+	}
+}
+
+// lively reports whether messages are being taken out fast enough for publishers to give way.
+func (p *pace) lively(now int64) bool {
+	p.turn(now)
+	return p.lately+p.now >= livelyCut
 }
 
 // An inflight is a QoS 1 or 2 message that was sent and is not yet acknowledged to the end.

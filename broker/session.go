@@ -48,15 +48,14 @@ type session struct {
 	will        *will // of the present connection, or delayed from the last one
 	willTimer   *time.Timer
 	dropped     uint64 // messages lost at a bound
+	logged      uint64 // how many of them the log has
+	cause       string // why the last was lost
 	behind      bool   // the queue has been more than half full ever since the present connection took the session
-	progress    int64  // broker.now when a message was last taken out for sending
+	pace, pace0 pace   // of what is taken out for sending: at QoS 1 and 2, and at QoS 0
 }
 
 // urgentRoom is how many urgent messages find room in a queue that others have filled.
 const urgentRoom = 1_000
-
-// patience is how long a session without progress slows publishers.
-const patience = 100 * time.Millisecond
 
 const forever = time.Duration(1<<63 - 1)
 
@@ -158,9 +157,10 @@ func (s *session) push0(l *lane, it item, size int) {
 // fullness tells a publisher how full the queue is, of which l is a lane. Caller holds mu.
 func (s *session) fullness(l *lane) verdict {
 	o := &s.broker.limits
-	switch {
-	case s.halfFull() || l.qos0.count > o.queue0/2 || s.bytes0 > o.queue0Bytes/2:
-		if s.broker.now()-s.progress < int64(patience) {
+	switch half, half0 := s.halfFull(), l.qos0.count > o.queue0/2 || s.bytes0 > o.queue0Bytes/2; {
+	case half || half0:
+		now := s.broker.now()
+		if half && s.pace.lively(now) || half0 && s.pace0.lively(now) {
 			return brimming
 		}
 	case s.queued+l.qos0.count > crowd:
@@ -198,14 +198,26 @@ func (s *session) state(m *message, t *txn) (online, room bool) {
 	return s.conn != nil, s.room(m.size())
 }
 
-// drop counts a lost message. The first is logged, and every one that doubles the count. Caller holds mu.
-func (s *session) drop(reason string) {
+// drop counts a lost message. The first is logged at once, and those that double the count; see logLoss for the others.
+// Caller holds mu.
+func (s *session) drop(cause string) {
 	s.dropped++
+	s.cause = cause
 	s.broker.stats.dropped.Add(1)
-	if s.dropped&(s.dropped-1) == 0 {
-		s.broker.log.Warn("message dropped", "client", s.id, "reason", reason, "dropped", s.dropped,
-			"queued", s.queued, "bytes", s.bytes+s.bytes0)
+	if s.dropped >= 2*s.logged {
+		s.logLoss()
 	}
+}
+
+// logLoss logs how many messages were lost, unless the log has it. It is called at times, and when the session ends, so that
+// the log has the exact number in the end. Caller holds mu.
+func (s *session) logLoss() {
+	if s.dropped == s.logged {
+		return
+	}
+	s.logged = s.dropped
+	s.broker.log.Warn("messages dropped", "client", s.id, "reason", s.cause, "dropped", s.dropped,
+		"queued", s.queued, "bytes", s.bytes+s.bytes0)
 }
 
 // fill appends what may be sent on c now, up to about limit bytes. Caller holds mu.
@@ -242,15 +254,16 @@ func (s *session) fill(buf []byte, c *conn, limit int) []byte {
 			break
 		}
 		it := r.pop()
-		s.progress = now
 		switch size := it.message.size(); {
 		case it.qos == 0:
 			s.bytes0 -= size
+			s.pace0.step(now)
 		case it.stored:
 			s.stored--
 		default:
 			s.queued--
 			s.bytes -= size
+			s.pace.step(now)
 		}
 		if it.group != nil && it.group.state.Load() == failed { // its publisher was told
 			s.drop("the store failed")
@@ -412,7 +425,8 @@ func (s *session) attach(c *conn, w *will, expiry time.Duration, durable bool, t
 	s.will = w
 	s.expiry = expiry
 	s.behind = s.halfFull()
-	s.progress = s.broker.now()
+	s.pace.trust(s.broker.now())
+	s.pace0.trust(s.broker.now())
 	s.resend = s.resend[:0]
 	for i := range s.window.slots {
 		if f := &s.window.slots[i]; f.id != 0 {
@@ -500,6 +514,7 @@ func (s *session) close(t *txn) (orphans []item) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ended = true
+	s.logLoss()
 	if s.durable && t.group != nil {
 		t.add(op{kind: deleteSession, session: s.number})
 	}

@@ -144,9 +144,22 @@ func (b *Broker) lossTopics() map[string]string {
 	return topics
 }
 
+// logLosses has the log say what the sessions have lost since it last did.
+func (b *Broker) logLosses() {
+	b.mu.Lock()
+	sessions := slices.Collect(maps.Values(b.sessions))
+	b.mu.Unlock()
+	for _, s := range sessions {
+		s.mu.Lock()
+		s.logLoss()
+		s.mu.Unlock()
+	}
+}
+
 var oneLevel = strings.NewReplacer("%", "%25", "/", "%2F", "+", "%2B", "#", "%23", "\x00", "%00")
 
-// housekeeping publishes the broker's own topics, by Mosquitto's names, and clears away retained messages that have expired.
+// housekeeping publishes the broker's own topics, by Mosquitto's names, logs what was lost, and clears away retained messages
+// that have expired.
 func (b *Broker) housekeeping() {
 	interval := or(b.options.SysInterval, 10*time.Second)
 	publish := interval > 0
@@ -178,6 +191,7 @@ func (b *Broker) housekeeping() {
 			}
 			lost = losses
 		}
+		b.logLosses()
 		b.clearExpired()
 		select {
 		case <-ticker.C:

@@ -8,6 +8,7 @@ package chaos
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -281,6 +282,23 @@ func (s *server) inspect() {
 			s.t.Errorf("serve: %s", log[i:min(len(log), i+6000)])
 		}
 	}
+}
+
+// A logLine is what tests look at of a line of serve's log.
+type logLine struct {
+	Msg, Client, Code, Reason, Error string
+	Dropped                          int
+}
+
+// said returns the lines of serve's log with that message, about that client or, when it is "", any.
+func (s *server) said(msg, client string) (lines []logLine) {
+	for text := range strings.Lines(s.log.String()) {
+		var l logLine
+		if json.Unmarshal([]byte(text), &l) == nil && l.Msg == msg && (client == "" || l.Client == client) {
+			lines = append(lines, l)
+		}
+	}
+	return lines
 }
 
 // pid returns the process id.

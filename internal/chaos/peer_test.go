@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"maps"
 	"net"
 	"slices"
@@ -65,6 +66,9 @@ type peerOptions struct {
 	Password   string
 	ReadBuffer int // SO_RCVBUF; 0 is the system's
 
+	// Through, when not nil, returns what the peer reads instead of a connection, which is how one is made slow.
+	Through func(io.Reader) io.Reader
+
 	// OnMessage, when not nil, is called with every message that is not a repeated QoS 2 PUBLISH, before it is counted and
 	// acknowledged; false withholds the acknowledgement. What it blocks is the peer's reader.
 	OnMessage func(*arrival) bool
@@ -75,7 +79,7 @@ type arrival struct {
 	*packet.Publish
 	Seq       uint64
 	Publisher uint32
-	Delay     time.Duration // since it was first sent
+	Delay     time.Duration // since it was first sent, or was due if that was earlier
 	Stamped   bool          // it comes from a peer: Seq, Publisher and Delay mean something
 }
 
@@ -233,7 +237,11 @@ func (p *peer) connect(ctx context.Context, addr string) error {
 		_, err = nc.Write(b)
 	}
 	l := &link{nc: nc, ended: make(chan struct{})}
-	r := packet.NewReader(nc, 0)
+	var from io.Reader = nc
+	if p.o.Through != nil {
+		from = p.o.Through(nc)
+	}
+	r := packet.NewReader(from, 0)
 	if err == nil {
 		err = l.welcome(r, p.o.Version)
 	}
@@ -670,9 +678,11 @@ type load struct {
 	Topics []string // in turn
 	QoS    byte
 	Retain bool
-	Count  int // messages; 0 is until the context ends
-	Rate   int // per second; 0 is as fast as it goes
-	Size   int // bytes of a payload; 0 is the peer's
+	Count  int     // messages; 0 is until the context ends
+	Rate   float64 // per second; 0 is as fast as it goes
+	Size   int     // bytes of a payload; 0 is the peer's
+
+	due time.Duration // since epoch; 0 is when it is sent
 }
 
 // flood publishes until its count is sent or ctx ends, also over reconnections, and returns how many it sent.
@@ -687,7 +697,9 @@ func (p *peer) flood(ctx context.Context, w load) int {
 	n := 0
 	for ; w.Count == 0 || n < w.Count; n++ {
 		if w.Rate > 0 {
-			if ahead := time.Duration(n)*time.Second/time.Duration(w.Rate) - time.Since(start); ahead > time.Millisecond {
+			due := start.Add(time.Duration(float64(n) / w.Rate * float64(time.Second)))
+			w.due = due.Sub(epoch) // so that a publisher who is held up does not hide it
+			if ahead := time.Until(due); ahead > time.Millisecond {
 				select {
 				case <-time.After(ahead):
 				case <-ctx.Done():
@@ -721,7 +733,11 @@ func (p *peer) publish(ctx context.Context, topic string, w load) (uint64, error
 		t = &outgoing{name: topic}
 		p.outgoing[topic] = t
 	}
-	f := &flight{order: p.sendings, topic: t, seq: uint64(len(t.state)), at: int64(time.Since(epoch)), size: cmp.Or(w.Size, p.o.Size), qos: w.QoS, retain: w.Retain}
+	at := time.Since(epoch)
+	if w.due > 0 {
+		at = min(at, w.due)
+	}
+	f := &flight{order: p.sendings, topic: t, seq: uint64(len(t.state)), at: int64(at), size: cmp.Or(w.Size, p.o.Size), qos: w.QoS, retain: w.Retain}
 	t.state = append(t.state, sent)
 	p.sendings++
 	var id uint16
