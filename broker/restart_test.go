@@ -48,3 +48,26 @@ func TestQueueAfterTwoRestarts(t *testing.T) {
 	}
 	s.nothing()
 }
+
+// The messages that a member of a group leaves behind go to the others, also when it had subscribed again since, as
+// clients do that reconnect. It was seen to fail with a group that ends when its only member subscribes again.
+func TestOrphansOfOneWhoSubscribedAgain(t *testing.T) {
+	t.Parallel()
+	b := start(t, Options{})
+	one := connect(t, b, packet.V5, "one", keep, receiveMaximum(1))
+	one.subscribe("$share/g/a", 1)
+	p := connect(t, b, packet.V5, "p")
+	for i := range 5 {
+		p.publish("a", fmt.Sprint(i), 1)
+	}
+	expect[*packet.Publish](one)
+	one.subscribe("$share/g/a", 1)
+	one.hangUp("one")
+	two := connect(t, b, packet.V5, "two")
+	two.subscribe("$share/g/a", 1)
+	connect(t, b, packet.V5, "one", clean)
+	for i := range 5 {
+		two.gets("a", fmt.Sprint(i), 1)
+	}
+	two.nothing()
+}
