@@ -349,7 +349,9 @@ func (b *Broker) end(s *session, t *txn) {
 	}
 	b.tree.removeAll(s)
 	for _, it := range s.close(t) {
-		b.deliverShared(it.delivery.group, it.message, t)
+		if g := b.tree.group(it.delivery.group.filter); g != nil {
+			b.deliverShared(g, it.message, t)
+		}
 	}
 }
 

@@ -258,6 +258,7 @@ func (r *recovery) restore(f *found, now int64) {
 	s := &session{
 		broker: b, id: f.head.client, subs: make(map[string]*subscription), inbound: make(map[uint16]inbound),
 		durable: true, number: f.number, head: r.journal.past, expiry: f.head.expiry, sent: f.sent,
+		order: max(f.sent[0], f.sent[1]), // also when nothing is left: what is queued from now on was not sent
 	}
 	f.session = s
 	b.sessions[s.id] = s

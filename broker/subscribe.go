@@ -28,12 +28,14 @@ func (c *conn) onSubscribe(p *packet.Subscribe) {
 	if g := t.durable(); g != nil && t.wanted {
 		<-g.done
 		if g.state.Load() == failed {
+			c.broker.begin(&t) // what could not be stored is kept for the next attempt: this takes it back
 			for i := len(made) - 1; i >= 0; i-- {
-				if c.undo(made[i]) {
+				if c.undo(made[i], &t) {
 					ack.Codes[i] = packet.QuotaExceeded
 					made[i] = change{}
 				}
 			}
+			c.broker.finish(&t)
 		}
 	}
 	c.send(&ack, &ack.Properties)
@@ -58,19 +60,22 @@ type change struct {
 }
 
 // undo takes back x, which could not be stored, and reports whether there was something to take back.
-func (c *conn) undo(x change) bool {
+func (c *conn) undo(x change, t *txn) bool {
 	if x.sub == nil || !x.stored {
 		return false
 	}
-	c.broker.log.Warn("subscription refused: the store fails", "client", c.session.id, "filter", x.sub.filter)
+	s, filter := c.session, x.sub.filter
+	c.broker.log.Warn("subscription refused: the store fails", "client", s.id, "filter", filter)
 	if x.old == nil {
-		c.broker.tree.remove(c.session, x.sub.filter)
+		c.broker.tree.remove(s, filter)
+		t.add(op{kind: deleteSubscription, session: s.number, text: filter})
 		return true
 	}
 	old := *x.old
 	old.group, old.own = nil, nil
-	name, inner, _ := topic.SplitShared(old.filter)
+	name, inner, _ := topic.SplitShared(filter)
 	c.broker.tree.add(&old, name, inner)
+	t.add(op{kind: putSubscription, session: s.number, text: filter, value: appendSubscription(nil, &old, false)})
 	return true
 }
 

@@ -160,6 +160,23 @@ func (t *tree) reach(filter string) *node {
 	return n
 }
 
+// group returns the group of a shared subscription as it is now, nil when it has no members.
+func (t *tree) group(filter string) *shareGroup {
+	name, inner, _ := topic.SplitShared(filter)
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	n := &t.root
+	for level := range strings.SplitSeq(inner, "/") {
+		if n = n.children[level]; n == nil {
+			return nil
+		}
+	}
+	if i := slices.IndexFunc(n.groups, func(g *shareGroup) bool { return g.name == name }); i >= 0 {
+		return n.groups[i]
+	}
+	return nil
+}
+
 // detach removes sub from its node or group, leaving the node in place. Caller holds mu.
 func (t *tree) detach(sub *subscription) *node {
 	t.count--
