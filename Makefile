@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build test chaos lint vuln fuzz bench microbench clean
+.PHONY: help build test conformance chaos lint vuln fuzz bench microbench clean
 
 PACKAGES ?= ./...
 TESTFLAGS ?=
@@ -12,7 +12,7 @@ BENCH ?= .
 BENCHFLAGS ?=
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "  Variables: PACKAGES ($(PACKAGES)) for test, microbench and fuzz; TESTFLAGS for test, such as -v or -run NAME;"
 	@echo "  FUZZTIME ($(FUZZTIME)) per fuzz target; BENCH ($(BENCH)), a regular expression for microbench;"
@@ -26,6 +26,9 @@ test: ## all tests, with the race detector; installs what they need on Debian, o
 	race=-race; if [[ $$(go env CGO_ENABLED) != 1 ]]; then \
 		race=; echo "make test: no C compiler is here (or CGO_ENABLED is 0), so it goes without the race detector" >&2; fi; \
 	set -x; go test $$race $(TESTFLAGS) $(PACKAGES)
+
+conformance: ## docs/conformance.md, from the names of the tests
+	go test -count=1 ./internal/conformance -update
 
 chaos: ## the fault tests in their long form, with what they counted: kills, full disks, hostile clients; 15 minutes
 	LAWNBERRY_CHAOS=long go test -count=1 -v -timeout 60m ./internal/chaos ./internal/store
