@@ -3,6 +3,7 @@ package broker
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -21,36 +22,46 @@ import (
 	"github.com/lawnberry/lawnberry/internal/packet"
 )
 
-// The same works over every kind of connection, plain and TLS.
-func TestEveryListener(t *testing.T) {
-	t.Parallel()
-	b := start(t, Options{Listeners: everywhere(t)})
-	for _, how := range []string{"tcp", "unix", "ws", "pipe", "ssl", "wss"} {
-		t.Run(how, func(t *testing.T) {
-			t.Parallel()
-			c := dial(t, b, how)
-			c.connect(packet.V5, "c "+how)
-			topic := "t/" + how
-			c.subscribe(topic, 2)
-			pub := connect(t, b, packet.V5, "pub "+how)
-			for qos := range byte(3) {
-				payload := strings.Repeat("x", 100_000)
-				pub.publish(topic, payload, qos)
-				c.gets(topic, payload, qos)
-			}
-			c.nothing()
-			told := make(chan struct{})
-			go func() { // in-process, what nobody reads cannot be written
-				defer close(told)
-				c.ends(packet.SessionTakenOver)
-			}()
-			again := dial(t, b, how)
-			again.connect(packet.V5, "c "+how)
-			<-told
-			again.write([]byte("\x00\x00"))
-			again.ends(packet.MalformedPacket)
-		})
-	}
+// The same works over every kind of connection, plain and TLS: bytes come in their order, each way, and none is lost.
+func TestMQTT_4_2_0_1_EveryListener(t *testing.T) {
+	each(t, func(t *testing.T, v packet.Version) {
+		b := start(t, Options{Listeners: everywhere(t)})
+		for _, how := range []string{"tcp", "unix", "ws", "pipe", "ssl", "wss"} {
+			t.Run(how, func(t *testing.T) {
+				t.Parallel()
+				c := dial(t, b, how)
+				c.connect(v, "c "+how)
+				topic := "t/" + how
+				c.subscribe(topic, 2)
+				pub := dial(t, b, how)
+				pub.connect(v, "pub "+how)
+				for qos := range byte(3) {
+					payload := strings.Repeat("x", 100_000)
+					pub.publish(topic, payload, qos)
+					c.gets(topic, payload, qos)
+				}
+				var burst []packet.Packet
+				for i := range 300 {
+					burst = append(burst, outgoing(topic, fmt.Sprint(i), 0, 0))
+				}
+				pub.send(burst...)
+				for i := range burst {
+					c.gets(topic, fmt.Sprint(i), 0)
+				}
+				c.nothing()
+				told := make(chan struct{})
+				go func() { // in-process, what nobody reads cannot be written
+					defer close(told)
+					c.ends(packet.SessionTakenOver)
+				}()
+				again := dial(t, b, how)
+				again.connect(v, "c "+how)
+				<-told
+				again.write([]byte("\x00\x00"))
+				again.ends(packet.MalformedPacket)
+			})
+		}
+	})
 }
 
 // Packets and WebSocket frames have nothing to do with each other [MQTT-6.0.0-2].
@@ -136,31 +147,57 @@ func TestMQTT_6_0_0_3_WebSocketHandshake(t *testing.T) {
 	http.DefaultClient.CloseIdleConnections()
 }
 
-// [MQTT-6.0.0-1]: a text message ends the connection, without ado.
+// A client that offers the subprotocol mqtt, alone or among others, gets mqtt.
+func TestMQTT_6_0_0_4_Subprotocol(t *testing.T) {
+	each(t, func(t *testing.T, v packet.Version) {
+		b := start(t, Options{Listeners: everywhere(t)})
+		for _, scheme := range []string{"ws", "wss"} {
+			for _, offered := range [][]string{{"mqtt"}, {"mqttv3.1", "mqtt"}, {"mqtt", "wamp"}} {
+				ctx, cancel := context.WithTimeout(context.Background(), patient)
+				web := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} // certificates are not what is tested
+				ws, _, err := websocket.Dial(ctx, url(t, b, scheme), &websocket.DialOptions{Subprotocols: offered, HTTPClient: &http.Client{Transport: web}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := ws.Subprotocol(); got != "mqtt" {
+					t.Errorf("offered %q, got %q", offered, got)
+				}
+				c := newRaw(t, b, websocket.NetConn(context.Background(), ws, websocket.MessageBinary))
+				c.connect(v, "c")
+				c.leave("c")
+				web.CloseIdleConnections()
+				cancel()
+			}
+		}
+	})
+}
+
+// [MQTT-6.0.0-1]: packets are in binary messages. A text message ends the connection, without ado.
 func TestMQTT_6_0_0_1_TextMessages(t *testing.T) {
-	t.Parallel()
-	b := start(t, Options{Listeners: []Listener{{Network: "ws", Address: "127.0.0.1:0"}}})
-	ctx, cancel := context.WithTimeout(context.Background(), patient)
-	defer cancel()
-	ws, _, err := websocket.Dial(ctx, url(t, b, "ws"), &websocket.DialOptions{Subprotocols: []string{"mqtt"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = ws.CloseNow() }()
-	out, _ := (&packet.Connect{CleanStart: true, ClientID: []byte("c")}).Append(nil, packet.V5)
-	if err := ws.Write(ctx, websocket.MessageBinary, out); err != nil {
-		t.Fatal(err)
-	}
-	if _, _, err := ws.Read(ctx); err != nil {
-		t.Fatal(err)
-	}
-	if err := ws.Write(ctx, websocket.MessageText, []byte("\xc0\x00")); err != nil {
-		t.Fatal(err)
-	}
-	if _, _, err := ws.Read(ctx); websocket.CloseStatus(err) != websocket.StatusUnsupportedData {
-		t.Errorf("%v", err)
-	}
-	waitFor(t, "the session to end", func() bool { return b.find("c") == nil })
+	each(t, func(t *testing.T, v packet.Version) {
+		b := start(t, Options{Listeners: []Listener{{Network: "ws", Address: "127.0.0.1:0"}}})
+		ctx, cancel := context.WithTimeout(context.Background(), patient)
+		defer cancel()
+		ws, _, err := websocket.Dial(ctx, url(t, b, "ws"), &websocket.DialOptions{Subprotocols: []string{"mqtt"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = ws.CloseNow() }()
+		out, _ := (&packet.Connect{CleanStart: true, ClientID: []byte("c")}).Append(nil, v)
+		if err := ws.Write(ctx, websocket.MessageBinary, out); err != nil {
+			t.Fatal(err)
+		}
+		if kind, _, err := ws.Read(ctx); err != nil || kind != websocket.MessageBinary {
+			t.Fatalf("%v, %v", kind, err)
+		}
+		if err := ws.Write(ctx, websocket.MessageText, []byte("\xc0\x00")); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := ws.Read(ctx); websocket.CloseStatus(err) != websocket.StatusUnsupportedData {
+			t.Errorf("%v", err)
+		}
+		waitFor(t, "the session to end", func() bool { return b.find("c") == nil })
+	})
 }
 
 // A WebSocket is left with a goodbye: a browser would else report a failure.
