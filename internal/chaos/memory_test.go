@@ -214,7 +214,7 @@ func TestFlood(t *testing.T) {
 	t.Parallel()
 	const clients, times, size = 20, 10, 400
 	const unlimited = 60 // a minute, for topics without a rate
-	lasts := pick(3*time.Second, 30*time.Second)
+	lasts := pick(2*time.Second, 30*time.Second)
 	ctx := within(t, 4*time.Minute)
 	s := newServer(t)
 	s.Plain = true // it is about memory

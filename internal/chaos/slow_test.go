@@ -83,7 +83,7 @@ func testStalled(t *testing.T, kinds []string, bound int) {
 	before := d.take()
 
 	if slices.Contains(kinds, "deaf-bulk") {
-		flood("publisher-bulk", load{QoS: 1, Rate: 200, Size: 16 << 10, Topics: []string{"bulk"}})
+		flood("publisher-bulk", load{QoS: 1, Rate: 200, Size: 16 << 10, Topics: []string{"bulk/a"}})
 	}
 	began = time.Now()
 	for _, x := range stalled {
@@ -228,7 +228,7 @@ func (x *staller) readSlowly(r io.Reader, p []byte) (int, error) {
 
 func (x *staller) filter() string {
 	if x.kind == "deaf-bulk" {
-		return "bulk"
+		return "bulk/#"
 	}
 	return "load/#"
 }
@@ -309,6 +309,7 @@ func (s delaySummary) String() string {
 //
 // Seen failing with a broker that goes on beyond the receive maximum by dropping.
 func TestSlow(t *testing.T) {
+	t.Parallel()
 	burst := pick(3_000, 15_000)
 	ctx := within(t, 3*time.Minute)
 	s := newServer(t)
