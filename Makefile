@@ -27,7 +27,7 @@ test: ## all tests, with the race detector; installs what they need on Debian, o
 		race=; echo "make test: no C compiler is here (or CGO_ENABLED is 0), so it goes without the race detector" >&2; fi; \
 	set -x; go test $$race $(TESTFLAGS) $(PACKAGES)
 
-chaos: ## the fault tests in their long form, with what they counted: kills, full disks, hostile clients; 15 minutes
+chaos: ## the fault tests in their long form, with what they counted: kills, full disks, slow and hostile clients; 20 minutes
 	LAWNBERRY_CHAOS=long go test -count=1 -v -timeout 60m ./internal/chaos ./internal/store
 
 lint: .tools/golangci-lint ## gofmt, go vet and golangci-lint

@@ -21,7 +21,7 @@ import (
 // nothing. That what is kept outlives the broker is shown by TestKill and TestReady.
 //
 // Seen failing with a broker that answers success for what it has dropped, with one that drops the oldest instead, and with one
-// that counts each message once for all sessions.
+// that forgets to count one loss in a hundred.
 func TestOffline(t *testing.T) {
 	t.Parallel()
 	for _, c := range []offlineCase{

@@ -307,7 +307,7 @@ func (s delaySummary) String() string {
 // TestSlow has bursts of messages for subscribers that take 1 ms for each and, with MQTT 5, have a receive maximum of 20: from one
 // publisher and from several, at QoS 1 and 2. Everything comes, once, in order.
 //
-// Seen failing with a broker that goes on beyond the receive maximum by dropping.
+// Seen failing with queues of 1,000 messages.
 func TestSlow(t *testing.T) {
 	t.Parallel()
 	burst := pick(3_000, 15_000)
