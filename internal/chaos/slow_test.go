@@ -137,10 +137,12 @@ func testStalled(t *testing.T, kinds []string, bound int) {
 		if !x.peer.present().connack.SessionPresent {
 			t.Errorf("%s: no session is left", x.peer.o.ID)
 		}
-		reliable := func(topic string) bool {
-			return topic != "load/qos0" && strings.HasPrefix(topic, strings.TrimSuffix(x.filter(), "#"))
-		}
+		prefix := strings.TrimSuffix(x.filter(), "#")
+		reliable := func(topic string) bool { return topic != "load/qos0" && strings.HasPrefix(topic, prefix) }
 		settled(t, publishers, []*peer{x.peer}, reliable)
+		again := caughtUp(ctx, t, s, x.peer, prefix+"again/"+x.kind)
+		again.check(t)
+		again.cut()
 		b := compare(publishers, []*peer{x.peer}, reliable)
 		twos := compare(publishers, []*peer{x.peer}, func(topic string) bool { return topic == "load/qos2" })
 		kept := b.Delivered - int(x.got.Load())
