@@ -29,7 +29,8 @@ func inMB(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/(1<<20)) }
 // TestHalfOpen has a thousand clients connect, send five bytes of a CONNECT and stop; one goes on, too slowly. While they wait, others are served. They
 // cost less than 20 MB together, and are closed after 5 s. Before that it takes the memory of the idle broker: below 30 MB.
 //
-// Seen failing with a broker that reads into 64 KiB from the beginning, and with one that takes a packet's length for granted.
+// Seen failing with a broker that fills 32 KiB for each connection from the beginning, and with one whose clients have time as long
+// as they send something.
 func TestHalfOpen(t *testing.T) {
 	t.Parallel()
 	const clients = 1000
@@ -113,6 +114,8 @@ func TestHalfOpen(t *testing.T) {
 
 // TestPacketSize sends packets of just the size that is allowed, and of one byte more: 4 KiB until the client is let in, then
 // 256 KiB or what the configuration file says. Too large a packet is refused as soon as its length is there, with 0x95 for MQTT 5.
+//
+// Seen failing with 8 KiB for CONNECT, and with one byte more than told for what follows.
 func TestPacketSize(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -210,11 +213,13 @@ func testPacketSize(t *testing.T, s *server, v packet.Version, most, over int) {
 // TestFlood has 20 services that publish on every topic that is defined, at ten times its rate, while they hear what services
 // hear and somebody hears everything: the broker stays below 100 MB. Then they publish as fast as they can, and then also for a
 // session that is away, which is told and not asserted: what its queue may hold is for the configuration to say.
+//
+// Seen failing with a broker that keeps 32 KiB for each message.
 func TestFlood(t *testing.T) {
 	t.Parallel()
 	const clients, times, size = 20, 10, 400
 	const unlimited = 60 // a minute, for topics without a rate
-	lasts := pick(3*time.Second, 30*time.Second)
+	lasts := pick(1500*time.Millisecond, 30*time.Second)
 	ctx := within(t, 4*time.Minute)
 	s := newServer(t)
 	s.Plain = true // it is about memory
