@@ -340,6 +340,7 @@ func (b *Broker) end(s *session, t *txn) {
 		b.publishWill(s, w, t)
 	}
 	b.tree.removeAll(s)
+	t.owed = true
 	for _, it := range s.close(t) {
 		if g := b.tree.group(it.delivery.group.filter); g != nil {
 			b.deliverShared(g, it.message, t)

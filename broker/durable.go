@@ -61,9 +61,7 @@ func (s *session) keep(durable bool, expiry time.Duration, w *will, t *txn) {
 		s.unstore()
 	} else if durable && !s.durable {
 		s.durable = true
-		if !t.failing {
-			s.storeAll(t)
-		}
+		s.storeAll(t)
 	}
 	if durable {
 		h := head{client: s.id, expiry: expiry, away: online}
@@ -101,6 +99,7 @@ func (s *session) unstore() {
 
 // storeAll stores the content of a session that was in memory only. Its subscriptions are the caller's. Caller holds mu.
 func (s *session) storeAll(t *txn) {
+	t.owed = true
 	for i := range s.window.slots {
 		if f := &s.window.slots[i]; f.release {
 			f.group = t.group
@@ -119,7 +118,7 @@ func (s *session) storeAll(t *txn) {
 		}
 	}
 	for id := range s.inbound {
-		t.add(op{kind: putInbound, session: s.number, id: id})
-		s.inbound[id] = inbound{group: t.group}
+		t.add(op{kind: putInbound, session: s.number, id: id, owed: true})
+		s.inbound[id] = inbound{group: s.broker.journal.past} // it was answered, whatever becomes of t
 	}
 }

@@ -20,7 +20,8 @@ import (
 // its publisher sends again could not be recognised as the one that a subscriber has got already.
 //
 // When a group cannot be stored, its messages are refused and what else was in it is kept to be stored with the
-// next one. Until that succeeds no message is taken that would need storing.
+// next one, and so are messages that nobody could be told of, such as Wills. Until that succeeds no message is taken that
+// would need storing.
 type journal struct {
 	broker  *Broker
 	store   *store.Store
@@ -111,6 +112,7 @@ type txn struct {
 	added    bool   // something was added
 	wanted   bool   // somebody waits for it
 	unstored bool   // a message was not taken because the store fails
+	owed     bool   // its messages were accepted before, or have no publisher who could be told that the store fails
 }
 
 // begin begins a transaction.
@@ -168,8 +170,8 @@ func (t *txn) add(o op) uint32 {
 
 // keep stores it in the queue of s, whose mu the caller holds.
 func (t *txn) keep(s *session, it *item) {
-	it.group = t.group
-	it.op = t.add(op{kind: putItem, session: s.number, item: *it})
+	it.group, it.owed = t.group, t.owed
+	it.op = t.add(op{kind: putItem, session: s.number, item: *it, owed: t.owed})
 	t.wanted = true
 	if it.qos == 2 && s.awaited != t.group {
 		s.awaited = t.group
@@ -296,8 +298,8 @@ func (j *journal) commit(g *group) {
 	g.finish(committed)
 }
 
-// fail keeps what of g is state rather than a message for the next attempt. Whether g is in the store is not known, so
-// its messages are removed.
+// fail keeps what of g is state rather than a message for the next attempt, and the messages that are owed. Whether g is in
+// the store is not known, so the others are removed.
 func (j *journal) fail(g *group, err error) {
 	if !j.failing.Swap(true) {
 		j.failed = time.Now()
@@ -309,12 +311,13 @@ func (j *journal) fail(g *group, err error) {
 	}
 	w := recordWriter{carry: j.carry}
 	for i := range g.ops {
-		switch o := &g.ops[i]; o.kind {
-		case putItem:
+		switch o := &g.ops[i]; {
+		case o.owed:
+		case o.kind == putItem:
 			o.kind, o.order = deleteItem, o.item.order
-		case putInbound:
+		case o.kind == putInbound:
 			o.kind = deleteInbound
-		case deleteSession:
+		case o.kind == deleteSession:
 			j.gone = append(j.gone, o.session)
 		}
 		g.ops[i].write(&w)
