@@ -227,10 +227,10 @@ func (j *journal) run() {
 		case <-j.kick:
 		case <-clock.C:
 		case <-j.quit:
-			j.commit(j.cut(nil))
+			j.commit(j.cut(nil), true)
 			return
 		}
-		j.commit(j.cut(newGroup()))
+		j.commit(j.cut(newGroup()), false)
 		if j.failing.Load() {
 			select {
 			case <-time.After(retryStore):
@@ -254,8 +254,8 @@ func (j *journal) cut(next *group) *group {
 	return g
 }
 
-// commit makes g durable, and what is left from before.
-func (j *journal) commit(g *group) {
+// commit makes g durable, and what is left from before. last is that nothing follows.
+func (j *journal) commit(g *group, last bool) {
 	j.batch.Reset()
 	for _, n := range j.gone {
 		from, to := sessionRange(n)
@@ -268,16 +268,17 @@ func (j *journal) commit(g *group) {
 			j.batch.Set([]byte(key), value)
 		}
 	}
-	clock, set := j.clock.read(j.broker)
-	if set || j.failing.Load() { // there is always something to find out with whether the store works again
-		j.batch.Set(clockKey, clock.append(nil))
-	}
 	w := recordWriter{batch: &j.batch}
 	for i := range g.ops {
 		g.ops[i].write(&w)
 	}
 	for topic, m := range g.retained {
 		w.retained(topic, m)
+	}
+	clock, due := j.clock.read(j.broker, last || j.batch.Len() > 0)
+	if due || j.failing.Load() { // there is always something to find out with whether the store works again
+		j.batch.Set(clockKey, clock.append(nil))
+		due = true
 	}
 	if j.batch.Len() == 0 {
 		g.finish(committed)
@@ -287,7 +288,7 @@ func (j *journal) commit(g *group) {
 		j.fail(g, err)
 		return
 	}
-	if set || j.failing.Load() {
+	if due {
 		j.clock = clock
 	}
 	clear(j.carry)

@@ -2,7 +2,9 @@ package broker
 
 import (
 	"fmt"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/lawnberry/lawnberry/internal/packet"
 )
@@ -70,4 +72,29 @@ func TestOrphansOfOneWhoSubscribedAgain(t *testing.T) {
 		two.gets("a", fmt.Sprint(i), 1)
 	}
 	two.nothing()
+}
+
+// A computer that does not keep the time while it is off starts with a wall clock that is behind. It was seen to fail with
+// an anchor that is written only when the wall clock is set: the broker's clock fell back to where it had been at the start.
+func TestWallClockBehindAtAStart(t *testing.T) {
+	t.Parallel()
+	var behind atomic.Int64
+	o := Options{Dir: t.TempDir(), tune: func(l *limits) {
+		l.wall = func() time.Time { return time.Now().Add(-time.Duration(behind.Load())) }
+	}}
+	b := start(t, o)
+	s := connect(t, b, packet.V5, "s", keep)
+	s.subscribe("a", 1)
+	s.leave("s")
+	p := connect(t, b, packet.V5, "p")
+	p.publish("a", "short", 1, messageExpiry(1))
+	expired := time.Now().Add(time.Second)
+	waitFor(t, "the message to expire", func() bool { return time.Now().After(expired) })
+	p.publish("a", "long", 1)
+	stopNow(t, b)
+	behind.Store(int64(time.Hour))
+	b = start(t, o)
+	s = connect(t, b, packet.V5, "s", keep)
+	s.gets("a", "long", 1)
+	s.nothing()
 }
