@@ -56,6 +56,7 @@ func (s *session) keep(durable bool, expiry time.Duration, w *will, t *txn) {
 	}
 	if s.durable && !durable { // what was stored of it ends here; it goes on in memory, as another
 		t.add(op{kind: deleteSession, session: s.number})
+		t.wanted = true
 		s.number = s.broker.journal.nextID.Add(1)
 		s.durable, s.will = false, nil
 		s.unstore()
@@ -74,6 +75,7 @@ func (s *session) keep(durable bool, expiry time.Duration, w *will, t *txn) {
 	switch {
 	case w != nil:
 		t.add(op{kind: putWill, session: s.number, value: appendWill(nil, w)})
+		t.wanted = true
 	case s.will != nil:
 		t.add(op{kind: deleteWill, session: s.number})
 	}

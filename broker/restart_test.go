@@ -2,6 +2,7 @@ package broker
 
 import (
 	"fmt"
+	"os"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -97,4 +98,55 @@ func TestWallClockBehindAtAStart(t *testing.T) {
 	s = connect(t, b, packet.V5, "s", keep)
 	s.gets("a", "long", 1)
 	s.nothing()
+}
+
+// crashed returns a directory with what is on the disk of a broker at this moment, as it would be after a SIGKILL.
+func crashed(t testing.TB, dir string) string {
+	t.Helper()
+	now := t.TempDir()
+	if err := os.CopyFS(now, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	return now
+}
+
+// A Will is on the disk before its client is let in. It was seen to fail, not always, with one that was written a little later.
+func TestWillOfOneJustLetIn(t *testing.T) {
+	t.Parallel()
+	o := Options{Dir: t.TempDir()}
+	b := start(t, o)
+	s := connect(t, b, packet.V5, "s", keep)
+	s.subscribe("will", 1)
+	connect(t, b, packet.V5, "c", withWill(&packet.Will{Topic: []byte("will"), Payload: []byte("x"), QoS: 1}))
+	o.Dir = crashed(t, o.Dir)
+	b = start(t, o)
+	connect(t, b, packet.V5, "s", keep).gets("will", "x", 1)
+}
+
+// A session that its client has ended, or moved into memory, is gone when the client is let in. It was seen to fail, not
+// always, with records that were removed a little later.
+func TestSessionJustEnded(t *testing.T) {
+	t.Parallel()
+	memory := func(p *packet.Connect) {
+		p.Properties.User = []packet.UserProperty{{Key: []byte("session-durability"), Value: []byte("memory")}}
+	}
+	for name, how := range map[string][]choice{"clean": {clean}, "clean, kept": {clean, expiry(1000)}, "in memory": {keep, memory}, "until it leaves": {func(p *packet.Connect) { p.CleanStart = false }}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			o := Options{Dir: t.TempDir()}
+			b := start(t, o)
+			s := connect(t, b, packet.V5, "s", keep)
+			s.subscribe("a", 1)
+			s.leave("s")
+			connect(t, b, packet.V5, "p").publish("a", "old", 1)
+			connect(t, b, packet.V5, "s", how...)
+			o.Dir = crashed(t, o.Dir)
+			b = start(t, o)
+			s, ack := connected(t, b, packet.V5, "s", keep)
+			if want := name == "clean, kept"; ack.SessionPresent != want {
+				t.Errorf("session present %v, want %v", ack.SessionPresent, want)
+			}
+			s.nothing()
+		})
+	}
 }
