@@ -227,8 +227,8 @@ func inMemory(p *packet.Connect) bool {
 }
 
 // hold gives c the session of id, made anew on a clean start or when there is none. Another connection that holds it is
-// closed first, and has finished everything it had begun when hold goes on [MQTT-3.1.4-3]. A durable session is stored with
-// the group that is returned.
+// closed first, and has finished everything it had begun when hold goes on [MQTT-3.1.4-3]. What is new or
+// gone with the connection is in the store with the group that is returned.
 func (b *Broker) hold(c *conn, id string, clean bool, expiry time.Duration, durable bool, w *will) (present bool, g *group, err error) {
 	mu := b.connecting.of(id)
 	mu.Lock()
@@ -243,7 +243,9 @@ func (b *Broker) hold(c *conn, id string, clean bool, expiry time.Duration, dura
 			var t txn
 			b.begin(&t)
 			b.end(s, &t)
+			t.wanted = true
 			b.finish(&t)
+			g = t.durable()
 		}
 		s = b.find(id)
 	}
@@ -264,7 +266,7 @@ func (b *Broker) hold(c *conn, id string, clean bool, expiry time.Duration, dura
 		b.tree.store(s, &t)
 	}
 	b.finish(&t)
-	if c.durable {
+	if t.wanted {
 		g = t.durable()
 	}
 	return present, g, nil
@@ -348,6 +350,7 @@ func (b *Broker) end(s *session, t *txn) {
 		b.publishWill(s, w, t)
 	}
 	b.tree.removeAll(s)
+	t.owed = true
 	for _, it := range s.close(t) {
 		if g := b.tree.group(it.delivery.group.filter); g != nil {
 			b.deliverShared(g, it.message, t)

@@ -12,6 +12,7 @@ type item struct {
 	id       uint16 // the packet identifier to send it with; 0 is any
 	qos      byte
 	retain   bool // the retain flag to send
+	owed     bool // kept when the store fails; see txn.owed
 	stored   bool // a retained message for a new subscription; see session.stored
 }
 

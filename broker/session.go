@@ -96,7 +96,7 @@ func (s *session) enqueue(m *message, d *delivery, t *txn, retain, stored bool) 
 	it := item{message: m, delivery: d, order: s.order, qos: qos, retain: retain, stored: stored}
 	s.order++
 	save := s.durable && qos > 0 && t.group != nil
-	if save && t.failing {
+	if save && t.failing && !t.owed {
 		save, t.unstored = false, true
 		if s.conn == nil {
 			s.drop("the store fails")
@@ -192,7 +192,7 @@ func (s *session) halfFull() bool {
 func (s *session) state(m *message, t *txn) (online, room bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.conn == nil && s.durable && t.failing {
+	if s.conn == nil && s.durable && t.failing && !t.owed {
 		return false, false
 	}
 	return s.conn != nil, s.room(m.size())
@@ -265,7 +265,7 @@ func (s *session) fill(buf []byte, c *conn, limit int) []byte {
 			s.bytes -= size
 			s.pace.step(now)
 		}
-		if it.group != nil && it.group.state.Load() == failed { // its publisher was told
+		if it.group != nil && it.group.state.Load() == failed && !it.owed { // its publisher was told
 			s.drop("the store failed")
 			continue
 		}

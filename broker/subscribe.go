@@ -129,6 +129,7 @@ func (b *Broker) sendRetained(sub *subscription, c *conn) {
 		var t txn
 		if m.qos > 0 && sub.qos > 0 {
 			b.begin(&t)
+			t.owed = true
 		}
 		mu := b.retained.stripe(m.topic)
 		mu.Lock()
