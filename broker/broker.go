@@ -197,7 +197,7 @@ func Start(ctx context.Context, o Options) (*Broker, error) {
 			keepAlive:     (o.KeepAlive + time.Second - 1).Truncate(time.Second),
 			handshake:     5 * time.Second,
 			stall:         500 * time.Millisecond,
-			farewell:      100 * time.Millisecond,
+			farewell:      80 * time.Millisecond, // an offender is gone within 100 ms
 			wall:          time.Now,
 			store:         store.Options{Sync: store.Sync(max(o.Sync, -1)), Logger: log},
 		},

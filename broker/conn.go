@@ -66,7 +66,8 @@ type conn struct {
 	outAliases     map[string]uint16
 	aliasMax       int
 	stopping       bool
-	stopSilent     bool // nothing is sent any more
+	stopSilent     bool      // nothing is sent any more
+	ends           time.Time // when the farewell is over, once stopping
 
 	writerDone chan struct{}
 
@@ -117,7 +118,7 @@ func (c *conn) stopLocked(code packet.Code, reason string) {
 	if c.stopping {
 		return
 	}
-	c.stopping = true
+	c.stopping, c.ends = true, time.Now().Add(c.broker.limits.farewell)
 	c.control = c.lastPongs(c.control)
 	if c.version == packet.V5 {
 		d := packet.Disconnect{Code: code}
@@ -130,7 +131,7 @@ func (c *conn) stopLocked(code packet.Code, reason string) {
 	c.wake.Signal()
 	c.room.Signal()
 	// What is being written has a moment to get through; the writer may sit in a stalled write.
-	_ = c.nc.SetWriteDeadline(time.Now().Add(c.broker.limits.farewell))
+	_ = c.nc.SetWriteDeadline(c.ends)
 	c.broker.log.Info("closing connection", "client", c.session.id, "remote", c.remote, "code", code.String(), "reason", reason)
 }
 
@@ -140,7 +141,7 @@ func (c *conn) hangUp(silent bool) {
 	c.session.mu.Lock()
 	defer c.session.mu.Unlock()
 	if !c.stopping {
-		c.stopping, c.stopSilent = true, silent
+		c.stopping, c.stopSilent, c.ends = true, silent, time.Now().Add(c.broker.limits.farewell)
 		c.stopped.Store(true)
 		c.wake.Signal()
 		c.room.Signal()
@@ -405,37 +406,42 @@ func (c *conn) run() {
 	c.broker.releasePlace()
 	close(c.done)
 	c.session.forget(c)
-	if c.said() {
-		c.linger()
+	end, said := c.said()
+	if violation == nil { // who means well has more time
+		end = end.Add(c.broker.limits.farewell)
 	}
-	c.broker.hangUpOn(c.nc)
+	c.broker.leave(c.nc, said, end)
+}
+
+// leave closes nc, soon after end at the latest. When everything was said, the peer has until then to read it; and it may take the
+// goodbye that TLS and WebSocket have.
+func (b *Broker) leave(nc net.Conn, said bool, end time.Time) {
+	t := time.AfterFunc(time.Until(end)+b.limits.farewell/8, func() { cut(nc) })
+	defer t.Stop()
+	if said {
+		b.linger(nc, end)
+	}
+	_ = nc.Close()
 }
 
 // linger gives the peer a moment to read what was written last: closing with unread input makes the kernel reset the
-// connection, which would throw it away. It reads and discards until the peer closes or too much has come.
-func (c *conn) linger() {
-	h, ok := c.nc.(interface{ CloseWrite() error })
+// connection, which would throw it away. It reads and discards until the peer closes, too much has come, or end.
+func (b *Broker) linger(nc net.Conn, end time.Time) {
+	h, ok := nc.(interface{ CloseWrite() error })
 	if !ok || h.CloseWrite() != nil {
 		return
 	}
-	_ = c.nc.SetReadDeadline(time.Now().Add(c.broker.limits.farewell))
-	b := c.broker.getBuffer()
-	defer func() { c.broker.putBuffer(b) }()
-	b = b[:cap(b)]
+	_ = nc.SetReadDeadline(end)
+	buf := b.getBuffer()
+	defer func() { b.putBuffer(buf) }()
+	buf = buf[:cap(buf)]
 	for total := 0; total < 1<<20; {
-		n, err := c.nc.Read(b)
+		n, err := nc.Read(buf)
 		total += n
 		if err != nil {
 			return
 		}
 	}
-}
-
-// hangUpOn closes nc, with the goodbye that TLS and WebSocket have if the peer takes it soon.
-func (b *Broker) hangUpOn(nc net.Conn) {
-	t := time.AfterFunc(2*b.limits.farewell, func() { cut(nc) })
-	defer t.Stop()
-	_ = nc.Close()
 }
 
 // cut closes nc at once, without a goodbye.
@@ -449,11 +455,16 @@ func cut(nc net.Conn) {
 	_ = nc.Close()
 }
 
-// said reports whether the client could be answered to the end.
-func (c *conn) said() bool {
+// said reports whether the client could be answered to the end, and when its farewell is over: a moment from now at least, because on a busy
+// machine nothing may have been written by then.
+func (c *conn) said() (end time.Time, said bool) {
 	c.session.mu.Lock()
 	defer c.session.mu.Unlock()
-	return !c.stopSilent
+	end = c.ends
+	if least := time.Now().Add(c.broker.limits.farewell / 8); end.Before(least) {
+		end = least
+	}
+	return end, !c.stopSilent
 }
 
 func protocolError(text string) error {

@@ -46,13 +46,11 @@ func (b *Broker) serve(nc net.Conn, remote string) {
 	connect, err := c.readConnect()
 	if err != nil {
 		b.log.Info("connection refused", "remote", remote, "error", err)
-		c.linger()
-		b.hangUpOn(nc)
+		b.leave(nc, true, time.Now().Add(b.limits.farewell))
 		return
 	}
 	if !c.welcome(connect) {
-		c.linger()
-		b.hangUpOn(nc)
+		b.leave(nc, true, time.Now().Add(b.limits.farewell))
 		return
 	}
 	c.run()

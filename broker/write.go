@@ -47,13 +47,18 @@ func (c *conn) writeLoop() {
 					c.broker.log.Info("write failed", "client", s.id, "remote", c.remote, "error", err)
 					c.hangUp(true)
 				}
+				cut(c.nc) // it would not take a goodbye either
+				s.mu.Lock()
+				c.stopSilent = true
+				s.mu.Unlock()
 				stopping, silent = true, true
 			}
 		}
 		if stopping {
 			c.broker.putBuffer(buf)
 			if silent {
-				c.broker.hangUpOn(c.nc)
+				end, _ := c.said()
+				c.broker.leave(c.nc, false, end)
 			} else {
 				_ = c.nc.SetReadDeadline(time.Now()) // the reader wakes and closes
 			}
@@ -177,6 +182,11 @@ func (c *conn) lastPongs(buf []byte) []byte {
 
 // write writes all of buf and of the payloads apart from it, as long as the peer keeps taking some.
 func (c *conn) write(buf []byte) error {
+	var end time.Time // of the farewell
+	if c.stopped.Load() {
+		end, _ = c.said()
+		_ = c.nc.SetWriteDeadline(end)
+	}
 	if c.attempt != nil && len(c.parts) == 0 {
 		n, _ := c.attempt(buf)
 		c.broker.stats.bytesSent.Add(uint64(n))
@@ -188,16 +198,14 @@ func (c *conn) write(buf []byte) error {
 	defer c.nc.SetWriteDeadline(time.Time{}) //nolint:errcheck // the next write finds out
 	c.parts = append(c.parts, buf[c.parted:])
 	rest := net.Buffers(c.parts)
-	var end time.Time // of the farewell
 	for len(rest) > 0 {
-		deadline := time.Now().Add(c.broker.limits.stall)
-		if c.stopped.Load() {
+		_ = c.nc.SetWriteDeadline(time.Now().Add(c.broker.limits.stall))
+		if c.stopped.Load() { // looked at last: who stops the connection sets the deadline after that
 			if end.IsZero() {
-				end = time.Now().Add(c.broker.limits.farewell)
+				end, _ = c.said()
 			}
-			deadline = end
+			_ = c.nc.SetWriteDeadline(end)
 		}
-		_ = c.nc.SetWriteDeadline(deadline)
 		n, err := c.writeSome(&rest)
 		c.broker.stats.bytesSent.Add(uint64(n))
 		if err != nil && (n == 0 || !c.partial || !isTimeout(err) || c.stopped.Load()) {
