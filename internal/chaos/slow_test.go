@@ -40,6 +40,9 @@ func testStalled(t *testing.T, kinds []string, bound int) {
 	ctx := within(t, 4*time.Minute)
 	s := newServer(t)
 	s.Env = []string{fmt.Sprint("LAWNBERRY_BROKER_MAX_QUEUED_MESSAGES=", bound)}
+	if !long() { // publishers wait for the disk, which may be slow while other tests run
+		s.Env = append(s.Env, "LAWNBERRY_BROKER_PERSISTENCE_SYNC=off")
+	}
 	s.start()
 
 	d := &delays{}
@@ -115,8 +118,10 @@ func testStalled(t *testing.T, kinds []string, bound int) {
 	t.Logf("before: %v", before)
 	t.Logf("for %v with %s: %v", took.Round(100*time.Millisecond), strings.Join(kinds, ", "), during)
 	busy := before.p99 > 10*time.Millisecond || before.max > 150*time.Millisecond
-	most, p99 := 5*time.Second, 5*time.Second
-	if long() && !busy {
+	most, p99 := 10*time.Second, 10*time.Second
+	if busy {
+		t.Log("the machine is busy with other things: the figures mean little")
+	} else if long() {
 		most, p99 = 600*time.Millisecond, 50*time.Millisecond
 	}
 	if during.max > most || during.p99 > p99 {
