@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"time"
 
@@ -258,6 +259,7 @@ func (r *recovery) restore(f *found, now int64) {
 	s := &session{
 		broker: b, id: f.head.client, subs: make(map[string]*subscription), inbound: make(map[uint16]inbound),
 		durable: true, number: f.number, head: r.journal.past, expiry: f.head.expiry, sent: f.sent,
+		loose: rand.Uint32(),
 		order: max(f.sent[0], f.sent[1]), // also when nothing is left: what is queued from now on was not sent
 	}
 	f.session = s

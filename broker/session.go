@@ -30,6 +30,7 @@ type session struct {
 	awaited *group    // the last group that the session's writer waits for
 	sent    [2]uint64 // the order after the last message sent, ordinary and urgent
 	unsaid  bool      // sent has changed since it was stored
+	loose   uint32    // messages that could not be stored; it begins anywhere
 	refuse  []item    // taken out of the queue and yet to be removed from the store
 
 	order    uint64
