@@ -140,6 +140,7 @@ type reader struct {
 // A crew is the members of a shared subscription, any of whom may get a message.
 type crew struct {
 	must    map[int]byte
+	may     map[int]bool
 	got     map[int]int
 	members []*reader
 }
@@ -153,7 +154,7 @@ func runModel(t *testing.T, seed uint64) tally {
 			t.Logf("what happened:\n%s", strings.Join(m.log, "\n"))
 		}
 	}()
-	g := &crew{must: make(map[int]byte), got: make(map[int]int)}
+	g := &crew{must: make(map[int]byte), may: make(map[int]bool), got: make(map[int]int)}
 	for i, v := range []packet.Version{packet.V5, packet.V311, packet.V5, packet.V5, packet.V5} {
 		r := &reader{m: m, id: fmt.Sprint("r", i), version: v, memory: i == 2, window: []uint16{0, 0, 5, 1, 20}[i]}
 		if i >= 3 {
@@ -278,6 +279,9 @@ func (m *model) arrives(p *publication, first bool) {
 			continue
 		}
 		r.may[p.number] = max(qos, r.may[p.number])
+		if r.group != nil {
+			r.group.may[p.number] = true
+		}
 		if first {
 			p.was = append(p.was, r)
 		}
@@ -349,7 +353,8 @@ func (m *model) publish(n int) {
 	if m.chance(10) {
 		m.note("the publisher loses its connection")
 		m.burst(1, 0)
-		m.publisher.drop()
+		m.publisher.c.hangUp("publisher") // the broker has seen all of it
+		m.publisher.c = nil
 	}
 }
 
@@ -433,11 +438,6 @@ func (r *reader) forget() {
 		for n, qos := range g.must {
 			if qos == 2 && g.got[n] == 0 { // it may have been on its way to this one: then nobody else gets it
 				delete(g.must, n)
-			}
-		}
-		for _, x := range g.members { // what nobody has acknowledged goes to the other
-			for n := range g.must {
-				x.may[n] = g.must[n]
 			}
 		}
 	}
@@ -611,7 +611,7 @@ func (r *reader) receive(x packet.Packet) {
 		m.tally.Again++
 		return
 	}
-	if _, ok := r.may[n]; !ok {
+	if _, ok := r.may[n]; !ok && (r.group == nil || !r.group.may[n]) { // what a member leaves goes to the other
 		m.t.Fatalf("%s: message %d is not for this session", r.id, n)
 	}
 	if r.got[n] {
