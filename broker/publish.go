@@ -14,7 +14,7 @@ type routeCache struct {
 	from       *session
 	generation uint64
 	routes     map[string]*route
-	size       int // topics, and the deliveries of each
+	size       int // topics (the more the longer), and the deliveries of each
 }
 
 // maxRoutes bounds the size of a cache; a publisher of more topics starts it afresh now and then.
@@ -47,7 +47,7 @@ func (c *routeCache) route(b *Broker, topic string) *route {
 			c.generation = generation
 		}
 		c.routes[topic] = &r
-		c.size += 1 + len(r.deliveries) + len(r.groups)
+		c.size += 1 + len(r.deliveries) + len(r.groups) + len(topic)/256
 	}
 	return &r
 }
@@ -72,8 +72,11 @@ func (b *Broker) distribute(m *message, routes *routeCache, t *txn) (code packet
 	if len(m.payload) == 0 {
 		b.retained.remove(m.topic, nil) // [MQTT-3.3.1-6]
 		t.retain(m.topic, nil)
-	} else if stored = b.retained.set(m, b.limits.retained); !stored {
-		b.log.Warn("retained message not stored: too many", "topic", m.topic, "limit", b.limits.retained)
+	} else if stored = b.retained.set(m, b.limits.retained, b.limits.retainedBytes); !stored {
+		b.log.Warn("retained message not stored: too many", "topic", m.topic, "limit", b.limits.retained, "limit_bytes", b.limits.retainedBytes)
+		if b.retained.remove(m.topic, nil) { // none is better than one that holds no more
+			t.retain(m.topic, nil)
+		}
 	}
 	if stored && len(m.payload) > 0 {
 		t.retain(m.topic, m)

@@ -107,7 +107,7 @@ func (r *recovery) read() error {
 			m.retain = true
 			if in.bad = in.bad || m.topic != string(key[1:]); !in.bad {
 				m.urgent = strings.HasPrefix(m.topic, b.urgentPrefix)
-				b.retained.set(m, b.limits.retained)
+				b.retained.set(m, b.limits.retained, b.limits.retainedBytes)
 			}
 		case key[0] == sessionPrefix && len(key) >= 10:
 			number := binary.BigEndian.Uint64(key[1:])
@@ -301,6 +301,7 @@ func (r *recovery) restore(f *found, now int64) {
 		case it.stored:
 			l.reliable.push(*it)
 			s.stored++
+			s.replay += it.message.size()
 			r.queued++
 		default:
 			l.reliable.push(*it)

@@ -39,6 +39,7 @@ type session struct {
 	queued   int // QoS 1 and 2 messages in the lanes
 	bytes    int // their size
 	stored   int // QoS 1 and 2 messages in the lanes that are retained ones for a new subscription; not in queued and bytes
+	replay   int // size of those
 	bytes0   int // size of the QoS 0 messages in the lanes
 	window   window
 	resend   []uint16 // identifiers to send again on this connection, oldest first
@@ -116,9 +117,10 @@ func (s *session) enqueue(m *message, d *delivery, t *txn, retain, stored bool) 
 		}
 		l.qos0.push(it)
 		s.bytes0 += size
-	case stored && s.stored < o.retained+o.queue:
+	case stored && s.stored < o.retained+o.queue && s.replay+size <= o.retainedBytes+o.queueBytes:
 		l.reliable.push(s.prepare(it, l, t, save))
 		s.stored++
+		s.replay += size
 	case !stored && (s.room(size) || m.urgent && l.reliable.count < urgentRoom):
 		l.reliable.push(s.prepare(it, l, t, save))
 		s.queued++
@@ -224,6 +226,7 @@ func (s *session) fill(buf []byte, c *conn, limit int) []byte {
 			s.bytes0 -= size
 		case it.stored:
 			s.stored--
+			s.replay -= size
 		default:
 			s.queued--
 			s.bytes -= size
@@ -489,7 +492,7 @@ func (s *session) close(t *txn) (orphans []item) {
 	slices.SortFunc(orphans, func(a, b item) int { return cmp.Compare(a.order, b.order) })
 	s.window = window{}
 	s.resend = nil
-	s.queued, s.bytes, s.stored = 0, 0, 0
+	s.queued, s.bytes, s.stored, s.replay = 0, 0, 0, 0
 	return orphans
 }
 
