@@ -7,6 +7,7 @@ import (
 	"hash/maphash"
 	"io"
 	"math"
+	"math/rand/v2"
 	"net"
 	"strings"
 	"sync"
@@ -308,7 +309,7 @@ func (b *Broker) newSession(id string) (*session, error) {
 	if len(b.sessions) >= b.limits.sessions {
 		return nil, fmt.Errorf("%d sessions are kept, and that is the limit", b.limits.sessions)
 	}
-	s := &session{broker: b, id: id, subs: make(map[string]*subscription), inbound: make(map[uint16]inbound)}
+	s := &session{broker: b, id: id, subs: make(map[string]*subscription), inbound: make(map[uint16]inbound), loose: rand.Uint32()}
 	if b.journal != nil {
 		s.number = b.journal.nextID.Add(1)
 	}

@@ -7,10 +7,13 @@ import "time"
 // prepare returns it as a durable session queues it in l. Caller holds mu.
 func (s *session) prepare(it item, l *lane, t *txn, save bool) item {
 	if s.durable {
-		it.id = l.number(it.message.urgent)
-		if save {
-			t.keep(s, &it)
+		if !save {
+			it.id = looseID(s.loose)
+			s.loose++
+			return it
 		}
+		it.id = l.number(it.message.urgent)
+		t.keep(s, &it)
 	}
 	return it
 }

@@ -1,8 +1,12 @@
 package broker
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -103,11 +107,23 @@ func TestWallClockBehindAtAStart(t *testing.T) {
 // crashed returns a directory with what is on the disk of a broker at this moment, as it would be after a SIGKILL.
 func crashed(t testing.TB, dir string) string {
 	t.Helper()
-	now := t.TempDir()
-	if err := os.CopyFS(now, os.DirFS(dir)); err != nil {
-		t.Fatal(err)
+	names := func() (list []string) {
+		_ = filepath.WalkDir(dir, func(path string, _ fs.DirEntry, _ error) error {
+			list = append(list, path)
+			return nil
+		})
+		return list
 	}
-	return now
+	for {
+		now, before := t.TempDir(), names()
+		err := os.CopyFS(now, os.DirFS(dir))
+		if err == nil && slices.Equal(before, names()) {
+			return now
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Fatal(err)
+		}
+	}
 }
 
 // A Will is on the disk before its client is let in. It was seen to fail, not always, with one that was written a little later.

@@ -30,6 +30,7 @@ type session struct {
 	awaited *group    // the last group that the session's writer waits for
 	sent    [2]uint64 // the order after the last message sent, ordinary and urgent
 	unsaid  bool      // sent has changed since it was stored
+	loose   uint32    // messages that could not be stored; it begins anywhere
 	refuse  []item    // taken out of the queue and yet to be removed from the store
 
 	order    uint64
@@ -38,6 +39,7 @@ type session struct {
 	queued   int // QoS 1 and 2 messages in the lanes
 	bytes    int // their size
 	stored   int // QoS 1 and 2 messages in the lanes that are retained ones for a new subscription; not in queued and bytes
+	replay   int // size of those
 	bytes0   int // size of the QoS 0 messages in the lanes
 	window   window
 	resend   []uint16 // identifiers to send again on this connection, oldest first
@@ -106,9 +108,10 @@ func (s *session) enqueue(m *message, d *delivery, t *txn, retain, stored bool) 
 	switch {
 	case qos == 0:
 		s.push0(l, it, size)
-	case stored && s.stored < o.retained+o.queue:
+	case stored && s.stored < o.retained+o.queue && s.replay+size <= o.retainedBytes+o.queueBytes:
 		l.reliable.push(s.prepare(it, l, t, save))
 		s.stored++
+		s.replay += size
 	case !stored && (s.room(size) || m.urgent && l.reliable.count < urgentRoom):
 		l.reliable.push(s.prepare(it, l, t, save))
 		s.queued++
@@ -260,6 +263,7 @@ func (s *session) fill(buf []byte, c *conn, limit int) []byte {
 			s.pace0.step(now)
 		case it.stored:
 			s.stored--
+			s.replay -= size
 		default:
 			s.queued--
 			s.bytes -= size
@@ -535,7 +539,7 @@ func (s *session) close(t *txn) (orphans []item) {
 	slices.SortFunc(orphans, func(a, b item) int { return cmp.Compare(a.order, b.order) })
 	s.window = window{}
 	s.resend = nil
-	s.queued, s.bytes, s.stored = 0, 0, 0
+	s.queued, s.bytes, s.stored, s.replay = 0, 0, 0, 0
 	return orphans
 }
 

@@ -85,7 +85,7 @@ func (c *conn) subscribe(e *packet.Subscription, id uint32, t *txn) (x change, c
 		return change{}, packet.TopicFilterInvalid
 	}
 	b, s := c.broker, c.session
-	if b.tree.full(s, filter, b.limits.subscriptions) {
+	if b.tree.full(s, filter, b.limits.subscriptions, b.limits.subscriptionBytes) {
 		return change{}, packet.QuotaExceeded
 	}
 	groupName, inner, _ := topic.SplitShared(filter)
