@@ -234,14 +234,14 @@ func TestMQTT_3_2_2_15_MaximumPacketSizeOfTheBroker(t *testing.T) {
 	})
 }
 
-// Before it is let in, a client gets 4 KiB.
+// Before it is let in, a client gets 4 KiB; one of version 5 is told so.
 func TestLargeCONNECT(t *testing.T) {
 	each(t, func(t *testing.T, v packet.Version) {
 		b := start(t, Options{})
 		c := dial(t, b, "tcp")
 		c.v = v
 		c.send(&packet.Connect{CleanStart: true, ClientID: []byte(strings.Repeat("x", 5000))})
-		c.closes()
+		c.refused(packet.PacketTooLarge)
 		connect(t, b, v, strings.Repeat("x", 4000))
 	})
 }

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -61,7 +62,11 @@ func (b *Broker) serve(nc net.Conn, remote string) {
 func (c *conn) readConnect() (*packet.Connect, error) {
 	first, body, err := c.reader.Next()
 	if err != nil {
-		if errors.Is(err, io.EOF) {
+		var violation *packet.Error
+		if errors.As(err, &violation) && beginsVersion5(c.reader.Unread()) {
+			c.version = packet.V5
+			c.refuse(violation.Code, violation.Text)
+		} else if errors.Is(err, io.EOF) {
 			err = errors.New("closed before CONNECT")
 		} else if isTimeout(err) {
 			err = fmt.Errorf("no CONNECT within %v", c.broker.limits.handshake)
@@ -86,6 +91,11 @@ func (c *conn) readConnect() (*packet.Connect, error) {
 		return nil, err
 	}
 	return &p, nil
+}
+
+// beginsVersion5 reports whether b is the beginning of a CONNECT of version 5 whose length is not to be accepted.
+func beginsVersion5(b []byte) bool {
+	return len(b) > 0 && b[0] == byte(packet.CONNECT)<<4 && bytes.Contains(b[:min(len(b), 13)], []byte("\x00\x04MQTT\x05"))
 }
 
 // refuse answers CONNECT with a failure.

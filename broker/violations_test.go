@@ -177,6 +177,8 @@ func values() (all []violation) {
 			add(fmt.Sprintf("type %x with a length of five bytes", kind), kind+"\xFF\xFF\xFF\xFF\x01", packet.MalformedPacket)
 			add(fmt.Sprintf("type %x, larger than it may be", kind), kind+"\xFF\xFF\xFF\x7F", packet.PacketTooLarge)
 		}
+		first("CONNECT, larger than it may be", "\x10\xFF\xFF\xFF\x7F"+string(connectBytes(v, 0x02, field("v"))[2:]), packet.PacketTooLarge)
+		first("CONNECT with a length of five bytes", "\x10\xFF\xFF\xFF\xFF\x01"+string(connectBytes(v, 0x02, field("v"))[2:]), packet.MalformedPacket)
 		for flags, name := range map[byte]string{0x03: "the reserved flag", 0x0A: "a Will QoS without Will", 0x22: "Will retain without Will", 0x1E: "Will QoS 3", 0x3E: "Will QoS 3, retained"} {
 			first("CONNECT with "+name, string(connectBytes(v, flags, field("v"), none, field("w"), field("x"))), packet.MalformedPacket)
 		}

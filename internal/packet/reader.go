@@ -90,6 +90,9 @@ func (r *Reader) Buffered() bool {
 	return err != nil || r.err != nil
 }
 
+// Unread returns what was read from the source and not returned yet. It is valid until the next call of Next.
+func (r *Reader) Unread() []byte { return r.buf[r.r:r.w] }
+
 // peek reads the fixed header. While that is incomplete, head is 0 and total the least that is needed.
 func (r *Reader) peek() (head, total int, err error) {
 	b := r.buf[r.r:r.w]
