@@ -95,6 +95,9 @@ func testStalled(t *testing.T, kinds []string, bound int) {
 	closed := 0
 	eventually(t, 2*time.Minute, "every stalled connection is closed", func() bool {
 		for _, x := range stalled {
+			if x.closed {
+				continue
+			}
 			for _, msg := range []string{"closing connection", "write failed"} {
 				if l := s.said(msg, x.peer.o.ID); len(l) > 0 && !x.closed {
 					x.closed = true
