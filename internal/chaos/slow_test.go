@@ -92,17 +92,22 @@ func testStalled(t *testing.T, kinds []string, bound int) {
 	for _, x := range stalled {
 		x.stall()
 	}
-	for _, x := range stalled {
-		eventually(t, 2*time.Minute, x.peer.o.ID+" is closed", func() bool {
+	closed := 0
+	eventually(t, 2*time.Minute, "every stalled connection is closed", func() bool {
+		for _, x := range stalled {
+			if x.closed {
+				continue
+			}
 			for _, msg := range []string{"closing connection", "write failed"} {
-				for _, l := range s.said(msg, x.peer.o.ID) {
-					x.end = fmt.Sprint(msg, " ", l.Code, l.Error)
+				if l := s.said(msg, x.peer.o.ID); len(l) > 0 && !x.closed {
+					x.closed = true
+					closed++
+					t.Logf("%s is closed after %v: %s: %s%s", x.peer.o.ID, time.Since(began).Round(100*time.Millisecond), msg, l[0].Code, l[0].Error)
 				}
 			}
-			return x.end != ""
-		})
-		t.Logf("%s is closed after %v: %s", x.peer.o.ID, time.Since(began).Round(100*time.Millisecond), x.end)
-	}
+		}
+		return closed == len(stalled)
+	})
 	must(t, publishers[1].until(ctx, func() bool { return publishers[1].counts.Refused > 0 })) // the queues are full
 	refusing := time.Now()
 	eventually(t, time.Minute, "the load goes on", func() bool { return time.Since(refusing) > time.Second/2 })
@@ -187,7 +192,7 @@ type staller struct {
 	recovered  chan struct{}
 	got        atomic.Int64 // QoS 1 and 2 messages before it was recovered
 	undeclared atomic.Int64 // copies at QoS 1 that did not say so
-	end        string       // why its connection was closed
+	closed     bool         // by the broker
 }
 
 func newStaller(kind string) *staller {
