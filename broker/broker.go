@@ -391,12 +391,12 @@ func (b *Broker) shutDown() {
 		_ = c.nc.SetReadDeadline(time.Now().Add(b.limits.farewell)) // those still before CONNECT
 	}
 	b.running.Wait()
-	for _, s := range sessions {
-		s.close(&txn{})
-	}
-	if b.journal != nil {
+	if b.journal != nil { // before the sessions: its last commit asks them how far they have been sent
 		if err := b.journal.close(); err != nil {
 			b.log.Error("the store could not be closed", "error", err)
 		}
+	}
+	for _, s := range sessions {
+		s.close(&txn{})
 	}
 }
