@@ -40,7 +40,7 @@ func (c *conn) release() {
 func (c *conn) releaseLocked() {
 	kept := c.held[:0]
 	for _, a := range c.held {
-		if a.own && a.kind == packet.PUBCOMP {
+		if a.own && (a.kind == packet.PUBCOMP || a.kind == packet.PUBREL && !c.stuck()) {
 			c.awaitCommit(&a)
 		}
 		if a.group.state.Load() == pending {
@@ -68,9 +68,12 @@ func (c *conn) releaseLocked() {
 	c.room.Signal()
 }
 
-// awaitCommit has a, whose group may have failed, wait for a later group, with which what it says is stored. A PUBREL does not
-// wait then: nothing else could be sent to a client whose receive maximum is used up, for as long as the store fails. At
-// worst the broker crashes before the store works again, and the client gets the message twice. Caller holds session.mu.
+// stuck reports whether nothing more at QoS 1 and 2 can be sent until something is acknowledged. Then a PUBREL no longer waits for a store
+// that fails, or what concerns safety would wait with it. At worst the broker crashes before the store works again, and the client
+// gets the message twice. Caller holds session.mu.
+func (c *conn) stuck() bool { return c.unacked >= c.sendMax || c.session.window.count >= maxInflight }
+
+// awaitCommit has a, whose group may have failed, wait for a later group, with which what it says is stored. Caller holds session.mu.
 func (c *conn) awaitCommit(a *answer) {
 	for a.group.state.Load() == failed {
 		g := c.broker.journal.current.Load()

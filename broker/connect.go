@@ -63,12 +63,13 @@ func (c *conn) readConnect() (*packet.Connect, error) {
 	first, body, err := c.reader.Next()
 	if err != nil {
 		var violation *packet.Error
-		if errors.As(err, &violation) && beginsVersion5(c.reader.Unread()) {
+		switch {
+		case errors.As(err, &violation) && beginsVersion5(c.reader.Unread()):
 			c.version = packet.V5
 			c.refuse(violation.Code, violation.Text)
-		} else if errors.Is(err, io.EOF) {
+		case errors.Is(err, io.EOF):
 			err = errors.New("closed before CONNECT")
-		} else if isTimeout(err) {
+		case isTimeout(err):
 			err = fmt.Errorf("no CONNECT within %v", c.broker.limits.handshake)
 		}
 		return nil, err

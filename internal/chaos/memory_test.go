@@ -166,12 +166,14 @@ func testPacketSize(t *testing.T, s *server, v packet.Version, most, over int) {
 	nc, r := dial()
 	_, err := nc.Write(exactly(4096+over, connect))
 	must(t, err)
-	first, _, err := r.Next()
-	switch {
-	case over == 0 && (err != nil || packet.Type(first>>4) != packet.CONNACK):
-		t.Errorf("%v: a CONNECT of 4096 bytes: first byte %x, %v", v, first, err)
-	case over > 0 && err == nil:
+	first, body, err := r.Next()
+	switch kind := packet.Type(first >> 4); {
+	case over == 0 && (err != nil || kind != packet.CONNACK || body[1] != 0):
+		t.Errorf("%v: a CONNECT of 4096 bytes: first byte %x, %v, %v", v, first, body, err)
+	case over > 0 && v == packet.V311 && err == nil:
 		t.Errorf("%v: a CONNECT of 4097 bytes is answered with %x", v, first)
+	case over > 0 && v == packet.V5 && (err != nil || kind != packet.CONNACK || packet.Code(body[1]) != packet.PacketTooLarge):
+		t.Errorf("%v: a CONNECT of 4097 bytes: first byte %x, %v, %v", v, first, body, err)
 	}
 	if over > 0 {
 		nc, r = dial()
@@ -190,7 +192,7 @@ func testPacketSize(t *testing.T, s *server, v packet.Version, most, over int) {
 	}
 	_, err = nc.Write(publish)
 	must(t, err)
-	first, body, err := r.Next()
+	first, body, err = r.Next()
 	switch kind := packet.Type(first >> 4); {
 	case over == 0 && (err != nil || kind != packet.PUBACK):
 		t.Errorf("%v: a packet of %d bytes: first byte %x, %v", v, len(publish), first, err)
