@@ -134,9 +134,14 @@ func TestNobodyToTell(t *testing.T) {
 				here.gets("will", "refused", 1)
 			}
 			dead.hangUp("dead")
-			here.gets("will", "x", 2)
+			will := here.getsFirst("will", "x", 2)
+			here.send(&packet.Ack{Kind: packet.PUBREC, ID: will.ID})
+			here.nothing() // PUBREL waits for the disk
 			connect(t, b, packet.V5, "dead", clean)
 			works(t, b, disk)
+			here.expectAck(packet.PUBREL, will.ID)
+			here.send(&packet.Ack{Kind: packet.PUBCOMP, ID: will.ID})
+			here.nothing()
 			stopNow(t, b)
 			b = start(t, o)
 			away = connect(t, b, packet.V5, "away", keep)
