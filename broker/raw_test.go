@@ -32,7 +32,7 @@ import (
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
+	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue && flag.Lookup("test.fuzz").Value.String() == "" {
 		_ = f.Value.Set("32") // they wait more than they work
 	}
 	goleak.VerifyTestMain(m)
