@@ -40,7 +40,7 @@ func (c *conn) release() {
 func (c *conn) releaseLocked() {
 	kept := c.held[:0]
 	for _, a := range c.held {
-		if a.own && (a.kind == packet.PUBCOMP || a.kind == packet.PUBREL && !c.stuck()) {
+		if a.own && (a.kind == packet.PUBCOMP || a.kind == packet.PUBREL && !c.cramped()) {
 			c.awaitCommit(&a)
 		}
 		if a.group.state.Load() == pending {
@@ -68,10 +68,12 @@ func (c *conn) releaseLocked() {
 	c.room.Signal()
 }
 
-// stuck reports whether nothing more at QoS 1 and 2 can be sent until something is acknowledged. Then a PUBREL no longer waits for a store
-// that fails, or what concerns safety would wait with it. At worst the broker crashes before the store works again, and the client
-// gets the message twice. Caller holds session.mu.
-func (c *conn) stuck() bool { return c.unacked >= c.sendMax || c.session.window.count >= maxInflight }
+// cramped reports whether half of what may be in flight at QoS 1 and 2 is. Then a PUBREL no longer waits for a store that fails, or what
+// concerns safety would soon wait with it. At worst the broker crashes before the store works again, and the client gets the message
+// twice. Caller holds session.mu.
+func (c *conn) cramped() bool {
+	return 2*c.unacked >= c.sendMax || 2*c.session.window.count >= maxInflight
+}
 
 // awaitCommit has a, whose group may have failed, wait for a later group, with which what it says is stored. Caller holds session.mu.
 func (c *conn) awaitCommit(a *answer) {

@@ -170,14 +170,21 @@ func TestReceiveMaximumOnAFullDisk(t *testing.T) {
 		first = append(first, s.getsFirst("a", fmt.Sprint(i), 2))
 	}
 	disk.full.Store(true)
-	for _, m := range first {
-		s.acknowledge(m)
-	}
+	s.acknowledge(first[0])
+	s.acknowledge(first[1])
+	s.send(&packet.Ack{Kind: packet.PUBREC, ID: first[2].ID})
+	s.nothing() // there is room for others, so PUBREL waits for the disk
 	if code := p.publish("lawnberry/safety/emergency_stop", "x", 2); code != packet.QuotaExceeded {
 		t.Errorf("PUBREC %v", code)
 	}
-	s.gets("lawnberry/safety/emergency_stop", "x", 2)
+	stop := s.getsFirst("lawnberry/safety/emergency_stop", "x", 2)
+	s.send(&packet.Ack{Kind: packet.PUBREC, ID: stop.ID})
 	works(t, b, disk)
+	for _, id := range []uint16{first[2].ID, stop.ID} {
+		s.expectAck(packet.PUBREL, id)
+		s.send(&packet.Ack{Kind: packet.PUBCOMP, ID: id})
+	}
+	s.nothing()
 	stopNow(t, b)
 	b = start(t, o)
 	connect(t, b, packet.V5, "s", keep).nothing()
