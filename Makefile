@@ -30,7 +30,7 @@ test: ## all tests, with the race detector; installs what they need on Debian, o
 conformance: ## docs/conformance.md, from the names of the tests
 	go test -count=1 ./internal/conformance -update
 
-chaos: ## the fault tests in their long form, with what they counted: kills, full disks, hostile clients; 15 minutes
+chaos: ## the fault tests in their long form, with what they counted: kills, full disks, slow and hostile clients; 20 minutes
 	LAWNBERRY_CHAOS=long go test -count=1 -v -timeout 60m ./internal/chaos ./internal/store
 
 lint: .tools/golangci-lint ## gofmt, go vet and golangci-lint

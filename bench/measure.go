@@ -237,6 +237,7 @@ func (r *report) memory(ours, dir string) error {
 	}
 	time.Sleep(10 * time.Second) // for them to be stored, and for what that took to go back to the system
 	r.add("memory, 100,000 retained of 200 B", us.name, "MB", s.rss())
+	r.add("memory, 100,000 retained of 200 B, the highest while they came", us.name, "MB", s.status("VmHWM"))
 	return nil
 }
 

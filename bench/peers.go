@@ -128,9 +128,12 @@ func (s *server) cpu() float64 {
 }
 
 // rss returns the broker's resident memory in MB.
-func (s *server) rss() float64 {
+func (s *server) rss() float64 { return s.status("VmRSS") }
+
+// status returns a figure of the broker's process status in MB.
+func (s *server) status(name string) float64 {
 	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid))
-	_, rest, _ := strings.Cut(string(status), "VmRSS:")
+	_, rest, _ := strings.Cut(string(status), name+":")
 	kb, _ := strconv.Atoi(strings.Fields(rest + " 0")[0])
 	return float64(kb) / 1024
 }

@@ -89,7 +89,8 @@ func (r *report) markdown() string {
 	var b strings.Builder
 	b.WriteString("# Benchmarks\n\nWritten by `make bench`. The brokers run as processes of their own, all loaded by the same client (MQTT 3.1.1 on a bare socket, prepared " +
 		"bytes, at most 100 unacknowledged messages a publisher), one after the other in each round. A figure is the median of the rounds, with the lowest and the " +
-		"highest. Every message is counted and its order is checked. The relay forwards the same bytes without being a broker, read in pieces of 32 KiB as io.Copy does: it is the limit.\n\n")
+		"highest. Every message is counted and its order is checked. The relay forwards the same bytes without being a broker, read in pieces of 32 KiB as io.Copy does: it is the limit. For round trips all of them run beside each " +
+		"other and take turns of a tenth of a second.\n\n")
 	fmt.Fprintf(&b, "Machine: %s. Rounds: %d. Versions:", r.Machine, r.Rounds)
 	for _, name := range slices.Sorted(func(yield func(string) bool) {
 		for name := range r.Versions {

@@ -40,17 +40,14 @@ func (c *conn) release() {
 func (c *conn) releaseLocked() {
 	kept := c.held[:0]
 	for _, a := range c.held {
-		if a.group.state.Load() == failed && a.own && a.kind != packet.PUBACK && a.kind != packet.PUBREC {
-			a.group = c.broker.journal.current.Load() // what it says is stored with a later group
-			c.await(a.group)
-			kept = append(kept, a)
-			continue
+		if a.own && (a.kind == packet.PUBCOMP || a.kind == packet.PUBREL && !c.cramped()) {
+			c.awaitCommit(&a)
 		}
 		if a.group.state.Load() == pending {
 			kept = append(kept, a)
 			continue
 		}
-		if a.own && a.group.state.Load() == failed { // a message
+		if a.own && a.group.state.Load() == failed && a.kind != packet.PUBREL { // a message
 			if c.version != packet.V5 {
 				c.stopLocked(packet.QuotaExceeded, "the store fails, and MQTT 3.1.1 has no other way to say so")
 				continue
@@ -69,6 +66,26 @@ func (c *conn) releaseLocked() {
 	}
 	c.wake.Signal()
 	c.room.Signal()
+}
+
+// cramped reports whether half of what may be in flight at QoS 1 and 2 is. Then a PUBREL no longer waits for a store that fails, or what
+// concerns safety would soon wait with it. At worst the broker crashes before the store works again, and the client gets the message
+// twice. Caller holds session.mu.
+func (c *conn) cramped() bool {
+	return 2*c.unacked >= c.sendMax || 2*c.session.window.count >= maxInflight
+}
+
+// awaitCommit has a, whose group may have failed, wait for a later group, with which what it says is stored. Caller holds session.mu.
+func (c *conn) awaitCommit(a *answer) {
+	for a.group.state.Load() == failed {
+		g := c.broker.journal.current.Load()
+		if g == a.group { // the journal is closed
+			a.group = newGroup()
+			return
+		}
+		a.group = g
+		c.await(g)
+	}
 }
 
 // await has g let the connection know when it is done. Caller holds session.mu.

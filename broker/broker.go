@@ -61,7 +61,11 @@ type Options struct {
 	MaxConnections int // clients at once; one more is refused with 0x89. 0 is 1,000
 	MaxSessions    int // sessions kept, connected ones included; one more is refused with 0x88. 0 is 10,000
 	MaxRetained    int // clients' retained messages; one more is delivered but not stored, and answered with 0x97. 0 is 200,000
-	MaxPacketSize  int // bytes, of one packet from a client; a larger one ends the connection with 0x95. 0 is 256 KiB
+	// MaxRetainedBytes bounds what clients' retained messages take, reckoned with 256 bytes for each level of their topics.
+	// One beyond is delivered but not stored, answered with 0x97, and the topic has none then. Topics below safety/ find room for
+	// 1,000 messages more, and a MiB. 0 is 256 MiB.
+	MaxRetainedBytes int
+	MaxPacketSize    int // bytes, of one packet from a client; a larger one ends the connection with 0x95. 0 is 256 KiB
 
 	// MaxQueued and MaxQueuedBytes bound the QoS 1 and 2 messages that wait for one session, connected or not. At the
 	// bound a message is lost for that session: its publisher is told 0x97 (MQTT 5), the loss is counted, and the
@@ -112,7 +116,9 @@ const (
 // limits are the options with their defaults, and times that only tests change.
 type limits struct {
 	connections, sessions, retained, packet int
+	retainedBytes                           int
 	subscriptions                           int // per session
+	subscriptionBytes                       int // of all sessions, reckoned
 	queue, queueBytes                       int
 	queue0, queue0Bytes                     int // QoS 0: the oldest is dropped
 	keepAlive                               time.Duration
@@ -185,21 +191,23 @@ func Start(ctx context.Context, o Options) (*Broker, error) {
 		sessions:     make(map[string]*session),
 		conns:        make(map[*conn]struct{}),
 		limits: limits{
-			connections:   or(o.MaxConnections, 1_000),
-			sessions:      or(o.MaxSessions, 10_000),
-			retained:      or(o.MaxRetained, 200_000),
-			packet:        or(o.MaxPacketSize, 256<<10),
-			subscriptions: 100_000,
-			queue:         or(o.MaxQueued, 100_000),
-			queueBytes:    or(o.MaxQueuedBytes, 64<<20),
-			queue0:        32_768,
-			queue0Bytes:   16 << 20,
-			keepAlive:     (o.KeepAlive + time.Second - 1).Truncate(time.Second),
-			handshake:     5 * time.Second,
-			stall:         500 * time.Millisecond,
-			farewell:      80 * time.Millisecond, // an offender is gone within 100 ms
-			wall:          time.Now,
-			store:         store.Options{Sync: store.Sync(max(o.Sync, -1)), Logger: log},
+			connections:       or(o.MaxConnections, 1_000),
+			sessions:          or(o.MaxSessions, 10_000),
+			retained:          or(o.MaxRetained, 200_000),
+			packet:            or(o.MaxPacketSize, 256<<10),
+			retainedBytes:     or(o.MaxRetainedBytes, 256<<20),
+			subscriptions:     100_000,
+			subscriptionBytes: 256 << 20,
+			queue:             or(o.MaxQueued, 100_000),
+			queueBytes:        or(o.MaxQueuedBytes, 64<<20),
+			queue0:            32_768,
+			queue0Bytes:       16 << 20,
+			keepAlive:         (o.KeepAlive + time.Second - 1).Truncate(time.Second),
+			handshake:         5 * time.Second,
+			stall:             500 * time.Millisecond,
+			farewell:          80 * time.Millisecond, // an offender is gone within 100 ms
+			wall:              time.Now,
+			store:             store.Options{Sync: store.Sync(max(o.Sync, -1)), Logger: log},
 		},
 	}
 	if o.tune != nil {
@@ -383,12 +391,12 @@ func (b *Broker) shutDown() {
 		_ = c.nc.SetReadDeadline(time.Now().Add(b.limits.farewell)) // those still before CONNECT
 	}
 	b.running.Wait()
-	for _, s := range sessions {
-		s.close(&txn{})
-	}
-	if b.journal != nil {
+	if b.journal != nil { // before the sessions: its last commit asks them how far they have been sent
 		if err := b.journal.close(); err != nil {
 			b.log.Error("the store could not be closed", "error", err)
 		}
+	}
+	for _, s := range sessions {
+		s.close(&txn{})
 	}
 }

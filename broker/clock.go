@@ -17,14 +17,19 @@ type anchor struct {
 	wall int64 // Unix time in nanoseconds
 }
 
-// clockStep is how far the wall clock may run off before the anchor is written again.
-const clockStep = int64(20 * time.Millisecond)
+const (
+	clockStep = int64(20 * time.Millisecond) // how far the wall clock may run off before the anchor is written again
+	anchorAge = int64(time.Minute)           // how old an anchor may become when nothing else is written
+)
 
-// read returns the present anchor, and whether the wall clock has been set since a was read.
-func (a anchor) read(b *Broker) (present anchor, set bool) {
+// read returns the present anchor, and whether it is to be written: because the wall clock was set since a was written, or
+// because a is old. When the wall clock is behind at the next start, as it is on a computer that does not keep
+// the time while it is off, the broker's clock goes on where the last anchor was written. So other changes bring one along.
+func (a anchor) read(b *Broker, others bool) (present anchor, due bool) {
 	present = anchor{b.now(), b.limits.wall().UnixNano()}
 	drift := (present.wall - present.own) - (a.wall - a.own)
-	return present, drift > clockStep || drift < -clockStep
+	age := present.own - a.own
+	return present, drift > clockStep || drift < -clockStep || age > anchorAge || others && age > clockStep
 }
 
 // elapsed returns where the broker's clock goes on, at a start.

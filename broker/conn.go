@@ -41,7 +41,7 @@ type conn struct {
 	out     []byte // answers not handed to the writer yet
 	routes  routeCache
 	bundle  bundle
-	count   tally
+	count   uncounted
 	aliases []string // inbound topic aliases; index is alias-1
 	pending int      // QoS 2 messages of this connection received and not released
 	txn     txn      // for use again
@@ -80,13 +80,13 @@ type conn struct {
 	apart    int                             // bytes of parts that are not in the buffer
 }
 
-// A tally is what a reader has counted and not yet added to the broker's counters, which all readers share.
-type tally struct {
+// An uncounted is what a reader has counted and not yet added to the broker's counters, which all readers share.
+type uncounted struct {
 	received, sent, publishes, publishBytes uint64
 }
 
-// report adds the tally to the broker's counters.
-func (t *tally) report(to *counters) {
+// report adds it to the broker's counters.
+func (t *uncounted) report(to *counters) {
 	if t.received == 0 {
 		return
 	}
@@ -94,7 +94,7 @@ func (t *tally) report(to *counters) {
 	to.sent.Add(t.sent)
 	to.publishes.Add(t.publishes)
 	to.publishBytes.Add(t.publishBytes)
-	*t = tally{}
+	*t = uncounted{}
 }
 
 // Read implements io.Reader for packet.Reader: the connection's bytes, counted.

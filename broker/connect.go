@@ -8,6 +8,7 @@ import (
 	"hash/maphash"
 	"io"
 	"math"
+	"math/rand/v2"
 	"net"
 	"strings"
 	"sync"
@@ -62,12 +63,13 @@ func (c *conn) readConnect() (*packet.Connect, error) {
 	first, body, err := c.reader.Next()
 	if err != nil {
 		var violation *packet.Error
-		if errors.As(err, &violation) && beginsVersion5(c.reader.Unread()) {
+		switch {
+		case errors.As(err, &violation) && beginsVersion5(c.reader.Unread()):
 			c.version = packet.V5
 			c.refuse(violation.Code, violation.Text)
-		} else if errors.Is(err, io.EOF) {
+		case errors.Is(err, io.EOF):
 			err = errors.New("closed before CONNECT")
-		} else if isTimeout(err) {
+		case isTimeout(err):
 			err = fmt.Errorf("no CONNECT within %v", c.broker.limits.handshake)
 		}
 		return nil, err
@@ -235,8 +237,8 @@ func inMemory(p *packet.Connect) bool {
 }
 
 // hold gives c the session of id, made anew on a clean start or when there is none. Another connection that holds it is
-// closed first, and has finished everything it had begun when hold goes on [MQTT-3.1.4-3]. A durable session is stored with
-// the group that is returned.
+// closed first, and has finished everything it had begun when hold goes on [MQTT-3.1.4-3]. What is new or
+// gone with the connection is in the store with the group that is returned.
 func (b *Broker) hold(c *conn, id string, clean bool, expiry time.Duration, durable bool, w *will) (present bool, g *group, err error) {
 	mu := b.connecting.of(id)
 	mu.Lock()
@@ -251,7 +253,9 @@ func (b *Broker) hold(c *conn, id string, clean bool, expiry time.Duration, dura
 			var t txn
 			b.begin(&t)
 			b.end(s, &t)
+			t.wanted = true
 			b.finish(&t)
+			g = t.durable()
 		}
 		s = b.find(id)
 	}
@@ -272,7 +276,7 @@ func (b *Broker) hold(c *conn, id string, clean bool, expiry time.Duration, dura
 		b.tree.store(s, &t)
 	}
 	b.finish(&t)
-	if c.durable {
+	if t.wanted {
 		g = t.durable()
 	}
 	return present, g, nil
@@ -316,7 +320,7 @@ func (b *Broker) newSession(id string) (*session, error) {
 	if len(b.sessions) >= b.limits.sessions {
 		return nil, fmt.Errorf("%d sessions are kept, and that is the limit", b.limits.sessions)
 	}
-	s := &session{broker: b, id: id, subs: make(map[string]*subscription), inbound: make(map[uint16]inbound)}
+	s := &session{broker: b, id: id, subs: make(map[string]*subscription), inbound: make(map[uint16]inbound), loose: rand.Uint32()}
 	if b.journal != nil {
 		s.number = b.journal.nextID.Add(1)
 	}
@@ -356,6 +360,7 @@ func (b *Broker) end(s *session, t *txn) {
 		b.publishWill(s, w, t)
 	}
 	b.tree.removeAll(s)
+	t.owed = true
 	for _, it := range s.close(t) {
 		if g := b.tree.group(it.delivery.group.filter); g != nil {
 			b.deliverShared(g, it.message, t)

@@ -7,10 +7,13 @@ import "time"
 // prepare returns it as a durable session queues it in l. Caller holds mu.
 func (s *session) prepare(it item, l *lane, t *txn, save bool) item {
 	if s.durable {
-		it.id = l.number(it.message.urgent)
-		if save {
-			t.keep(s, &it)
+		if !save {
+			it.id = looseID(s.loose)
+			s.loose++
+			return it
 		}
+		it.id = l.number(it.message.urgent)
+		t.keep(s, &it)
 	}
 	return it
 }
@@ -56,14 +59,13 @@ func (s *session) keep(durable bool, expiry time.Duration, w *will, t *txn) {
 	}
 	if s.durable && !durable { // what was stored of it ends here; it goes on in memory, as another
 		t.add(op{kind: deleteSession, session: s.number})
+		t.wanted = true
 		s.number = s.broker.journal.nextID.Add(1)
 		s.durable, s.will = false, nil
 		s.unstore()
 	} else if durable && !s.durable {
 		s.durable = true
-		if !t.failing {
-			s.storeAll(t)
-		}
+		s.storeAll(t)
 	}
 	if durable {
 		h := head{client: s.id, expiry: expiry, away: online}
@@ -76,6 +78,7 @@ func (s *session) keep(durable bool, expiry time.Duration, w *will, t *txn) {
 	switch {
 	case w != nil:
 		t.add(op{kind: putWill, session: s.number, value: appendWill(nil, w)})
+		t.wanted = true
 	case s.will != nil:
 		t.add(op{kind: deleteWill, session: s.number})
 	}
@@ -101,6 +104,7 @@ func (s *session) unstore() {
 
 // storeAll stores the content of a session that was in memory only. Its subscriptions are the caller's. Caller holds mu.
 func (s *session) storeAll(t *txn) {
+	t.owed = true
 	for i := range s.window.slots {
 		if f := &s.window.slots[i]; f.release {
 			f.group = t.group
@@ -119,7 +123,7 @@ func (s *session) storeAll(t *txn) {
 		}
 	}
 	for id := range s.inbound {
-		t.add(op{kind: putInbound, session: s.number, id: id})
-		s.inbound[id] = inbound{group: t.group}
+		t.add(op{kind: putInbound, session: s.number, id: id, owed: true})
+		s.inbound[id] = inbound{group: s.broker.journal.past} // it was answered, whatever becomes of t
 	}
 }

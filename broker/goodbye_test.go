@@ -201,6 +201,60 @@ func TestMQTT_3_14_2_1_DISCONNECTOfTheBroker(t *testing.T) {
 	}))
 }
 
+// Nothing follows a DISCONNECT that another connection caused, while the broker answers and sends as fast as it can.
+func TestMQTT_3_14_4_1_NothingAfterATakeover(t *testing.T) {
+	t.Parallel()
+	b := start(t, Options{})
+	part := "\xc0\x00" + string(whole(0x32, field("a"), "\x00\x07", "\x00", "x")) + string(whole(0x82, "\x00\x08", "\x00", field("a"), "\x01"))
+	for range 40 {
+		c := connect(t, b, packet.V5, "c", receiveMaximum(1))
+		c.subscribe("a", 1)
+		flowing, over := make(chan struct{}), make(chan string)
+		go func() { _, _ = c.nc.Write([]byte(strings.Repeat(part, 1000))) }()
+		go func() {
+			_ = c.nc.SetReadDeadline(time.Now().Add(patient))
+			first := make([]byte, 1)
+			_, _ = io.ReadFull(c.nc, first)
+			close(flowing)
+			rest, _ := io.ReadAll(c.nc)
+			over <- string(append(first, rest...))
+		}()
+		<-flowing
+		connect(t, b, packet.V5, "c").leave("c")
+		all := decoded(t, packet.V5, <-over)
+		i := slices.IndexFunc(all, func(p packet.Packet) bool { return p.Type() == packet.DISCONNECT })
+		if i < 0 || i != len(all)-1 || all[i].(*packet.Disconnect).Code != packet.SessionTakenOver {
+			t.Fatalf("DISCONNECT is number %d of %d packets", i+1, len(all))
+		}
+	}
+}
+
+// The same when so many answers are unread that the broker reads no more: those that it still has go before the DISCONNECT
+// or not at all.
+func TestMQTT_3_14_4_1_NothingAfterATakeoverOfAClientThatDoesNotRead(t *testing.T) {
+	for name, what := range map[string]string{"PINGREQ": "\xc0\x00", "PUBLISH": string(whole(0x32, field("b"), "\x00\x07", "\x00"))} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := start(t, Options{tune: func(l *limits) { l.stall, l.farewell = time.Hour, patient }})
+			c := dial(t, b, "pipe")
+			c.connect(packet.V5, "c")
+			for err := error(nil); err == nil; {
+				_ = c.nc.SetWriteDeadline(time.Now().Add(300 * time.Millisecond))
+				_, err = c.nc.Write([]byte(strings.Repeat(what, 1000)))
+			}
+			held := b.find("c").current()
+			other := dial(t, b, "tcp")
+			other.write(connectBytes(packet.V5, 0x02, field("c")))
+			waitFor(t, "the takeover", held.stopped.Load)
+			all := decoded(t, packet.V5, c.rest())
+			expect[*packet.Connack](other)
+			if d, ok := all[len(all)-1].(*packet.Disconnect); !ok || d.Code != packet.SessionTakenOver {
+				t.Errorf("the last of %d packets is %s", len(all), describe(all[len(all)-1]))
+			}
+		})
+	}
+}
+
 // What explains a DISCONNECT does not make it larger than what the client takes.
 func TestMQTT_3_14_2_3_DISCONNECTFits(t *testing.T) {
 	t.Parallel()

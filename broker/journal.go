@@ -20,7 +20,8 @@ import (
 // its publisher sends again could not be recognised as the one that a subscriber has got already.
 //
 // When a group cannot be stored, its messages are refused and what else was in it is kept to be stored with the
-// next one. Until that succeeds no message is taken that would need storing.
+// next one, and so are messages that nobody could be told of, such as Wills. Until that succeeds no message is taken that
+// would need storing.
 type journal struct {
 	broker  *Broker
 	store   *store.Store
@@ -112,6 +113,7 @@ type txn struct {
 	wanted   bool   // somebody waits for it
 	unstored bool   // a message was not taken because the store fails
 	by       *conn  // the publisher's connection, or nil
+	owed     bool   // its messages were accepted before, or have no publisher who could be told that the store fails
 }
 
 // begin begins a transaction.
@@ -169,8 +171,8 @@ func (t *txn) add(o op) uint32 {
 
 // keep stores it in the queue of s, whose mu the caller holds.
 func (t *txn) keep(s *session, it *item) {
-	it.group = t.group
-	it.op = t.add(op{kind: putItem, session: s.number, item: *it})
+	it.group, it.owed = t.group, t.owed
+	it.op = t.add(op{kind: putItem, session: s.number, item: *it, owed: t.owed})
 	t.wanted = true
 	if it.qos == 2 && s.awaited != t.group {
 		s.awaited = t.group
@@ -226,10 +228,10 @@ func (j *journal) run() {
 		case <-j.kick:
 		case <-clock.C:
 		case <-j.quit:
-			j.commit(j.cut(nil))
+			j.commit(j.cut(nil), true)
 			return
 		}
-		j.commit(j.cut(newGroup()))
+		j.commit(j.cut(newGroup()), false)
 		if j.failing.Load() {
 			select {
 			case <-time.After(retryStore):
@@ -253,8 +255,8 @@ func (j *journal) cut(next *group) *group {
 	return g
 }
 
-// commit makes g durable, and what is left from before.
-func (j *journal) commit(g *group) {
+// commit makes g durable, and what is left from before. last is that nothing follows.
+func (j *journal) commit(g *group, last bool) {
 	defer j.batch.Reset()
 	for _, n := range j.gone {
 		from, to := sessionRange(n)
@@ -267,16 +269,17 @@ func (j *journal) commit(g *group) {
 			j.batch.Set([]byte(key), value)
 		}
 	}
-	clock, set := j.clock.read(j.broker)
-	if set || j.failing.Load() { // there is always something to find out with whether the store works again
-		j.batch.Set(clockKey, clock.append(nil))
-	}
 	w := recordWriter{batch: &j.batch}
 	for i := range g.ops {
 		g.ops[i].write(&w)
 	}
 	for topic, m := range g.retained {
 		w.retained(topic, m)
+	}
+	clock, due := j.clock.read(j.broker, last || j.batch.Len() > 0)
+	if due || j.failing.Load() { // there is always something to find out with whether the store works again
+		j.batch.Set(clockKey, clock.append(nil))
+		due = true
 	}
 	if j.batch.Len() == 0 {
 		g.finish(committed)
@@ -286,7 +289,7 @@ func (j *journal) commit(g *group) {
 		j.fail(g, err)
 		return
 	}
-	if set || j.failing.Load() {
+	if due {
 		j.clock = clock
 	}
 	clear(j.carry)
@@ -297,8 +300,8 @@ func (j *journal) commit(g *group) {
 	g.finish(committed)
 }
 
-// fail keeps what of g is state rather than a message for the next attempt. Whether g is in the store is not known, so
-// its messages are removed.
+// fail keeps what of g is state rather than a message for the next attempt, and the messages that are owed. Whether g is in
+// the store is not known, so the others are removed.
 func (j *journal) fail(g *group, err error) {
 	if !j.failing.Swap(true) {
 		j.failed = time.Now()
@@ -310,12 +313,13 @@ func (j *journal) fail(g *group, err error) {
 	}
 	w := recordWriter{carry: j.carry}
 	for i := range g.ops {
-		switch o := &g.ops[i]; o.kind {
-		case putItem:
+		switch o := &g.ops[i]; {
+		case o.owed:
+		case o.kind == putItem:
 			o.kind, o.order = deleteItem, o.item.order
-		case putInbound:
+		case o.kind == putInbound:
 			o.kind = deleteInbound
-		case deleteSession:
+		case o.kind == deleteSession:
 			j.gone = append(j.gone, o.session)
 		}
 		g.ops[i].write(&w)

@@ -348,6 +348,29 @@ func TestOrderAcrossQoS(t *testing.T) {
 	})
 }
 
+// [MQTT-3.14.4-1]: nothing comes after DISCONNECT, no PINGRESP either.
+func TestMQTT_3_14_4_1_NoPINGRESPAfterDISCONNECT(t *testing.T) {
+	t.Parallel()
+	b := start(t, Options{})
+	for range 50 {
+		c := connect(t, b, packet.V5, "c")
+		c.write([]byte("\xc0\x00\xc0\x00\xc0\x00\x00\x00\xc0\x00"))
+		for {
+			p, err := c.next()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d, ok := p.(*packet.Disconnect); ok {
+				if d.Code != packet.MalformedPacket {
+					t.Errorf("%v", d.Code)
+				}
+				break
+			}
+		}
+		c.closes()
+	}
+}
+
 // What was queued before a PINGREQ comes before its answer: whoever has it has everything.
 func TestPINGRESPComesAfterWhatWasQueued(t *testing.T) {
 	t.Parallel()

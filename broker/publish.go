@@ -15,7 +15,7 @@ type routeCache struct {
 	generation uint64
 	routes     map[string]*route
 	last       *route // the one asked for last, to save looking it up
-	size       int    // topics, and the deliveries of each
+	size       int    // topics (the more the longer), and the deliveries of each
 }
 
 // maxRoutes bounds the size of a cache; a publisher of more topics starts it afresh now and then.
@@ -56,7 +56,7 @@ func (c *routeCache) route(b *Broker, topic string) *route {
 		}
 		c.routes[topic] = &r
 		c.last = &r
-		c.size += 1 + len(r.deliveries) + len(r.groups)
+		c.size += 1 + len(r.deliveries) + len(r.groups) + len(topic)/256
 	}
 	return &r
 }
@@ -81,8 +81,11 @@ func (b *Broker) distribute(m *message, routes *routeCache, t *txn) (code packet
 	if len(m.payload) == 0 {
 		b.retained.remove(m.topic, nil) // [MQTT-3.3.1-6]
 		t.retain(m.topic, nil)
-	} else if stored = b.retained.set(m, b.limits.retained); !stored {
-		b.log.Warn("retained message not stored: too many", "topic", m.topic, "limit", b.limits.retained)
+	} else if stored = b.setRetained(m); !stored {
+		b.log.Warn("retained message not stored: too many", "topic", m.topic, "limit", b.limits.retained, "limit_bytes", b.limits.retainedBytes)
+		if b.retained.remove(m.topic, nil) { // none is better than one that holds no more
+			t.retain(m.topic, nil)
+		}
 	}
 	if stored && len(m.payload) > 0 {
 		t.retain(m.topic, m)
@@ -102,6 +105,16 @@ func (b *Broker) distribute(m *message, routes *routeCache, t *txn) (code packet
 		code = packet.Success // it was stored
 	}
 	return code, fullest
+}
+
+// setRetained stores m as the retained message of its topic, unless a bound is reached. What concerns safety finds room beyond it.
+func (b *Broker) setRetained(m *message) bool {
+	count, size := b.limits.retained, b.limits.retainedBytes
+	if m.urgent {
+		count += urgentRoom
+		size += urgentRoom << 10
+	}
+	return b.retained.set(m, count, size)
 }
 
 func (b *Broker) fanOut(m *message, r *route, t *txn) (packet.Code, verdict) {

@@ -12,6 +12,7 @@ type item struct {
 	id       uint16 // the packet identifier to send it with; 0 is any
 	qos      byte
 	retain   bool // the retain flag to send
+	owed     bool // kept when the store fails; see txn.owed
 	stored   bool // a retained message for a new subscription; see session.stored
 }
 
@@ -72,10 +73,17 @@ func (l *lane) count() int { return l.qos0.count + l.reliable.count }
 // In a durable session a message gets its packet identifier when it is queued, and is stored with it: so a message is sent
 // with the same identifier before and after a crash, and a client that has got it at QoS 2 knows it again. Each lane
 // gives out its own identifiers, in turn, since messages of one lane are sent in that order.
+//
+// A message that cannot be stored has one that stored messages never have. After a crash the broker does not know of it,
+// while the client may: with an identifier of another message that one would be taken for the same.
 const (
 	urgentIDs   = 4096
-	ordinaryIDs = 1<<16 - 1 - urgentIDs
+	looseIDs    = 4096
+	ordinaryIDs = 1<<16 - 1 - urgentIDs - looseIDs
 )
+
+// looseID returns the identifier of the n-th message that cannot be stored.
+func looseID(n uint32) uint16 { return ordinaryIDs + urgentIDs + 1 + uint16(n%looseIDs) }
 
 // number gives the lane's next packet identifier.
 func (l *lane) number(urgent bool) uint16 {

@@ -64,6 +64,7 @@ type op struct {
 	text    string // filter
 	value   []byte
 	sent    *session
+	owed    bool // it is kept for the next attempt when it cannot be stored, though it is a message
 }
 
 type opKind uint8

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"time"
 
@@ -106,7 +107,7 @@ func (r *recovery) read() error {
 			m.retain = true
 			if in.bad = in.bad || m.topic != string(key[1:]); !in.bad {
 				m.urgent = strings.HasPrefix(m.topic, b.urgentPrefix)
-				b.retained.set(m, b.limits.retained)
+				b.setRetained(m)
 			}
 		case key[0] == sessionPrefix && len(key) >= 10:
 			number := binary.BigEndian.Uint64(key[1:])
@@ -258,6 +259,7 @@ func (r *recovery) restore(f *found, now int64) {
 	s := &session{
 		broker: b, id: f.head.client, subs: make(map[string]*subscription), inbound: make(map[uint16]inbound),
 		durable: true, number: f.number, head: r.journal.past, expiry: f.head.expiry, sent: f.sent,
+		loose: rand.Uint32(),
 		order: max(f.sent[0], f.sent[1]), // also when nothing is left: what is queued from now on was not sent
 	}
 	f.session = s
@@ -299,6 +301,7 @@ func (r *recovery) restore(f *found, now int64) {
 		case it.stored:
 			l.reliable.push(*it)
 			s.stored++
+			s.replay += it.message.size()
 			r.queued++
 		default:
 			l.reliable.push(*it)

@@ -19,7 +19,11 @@ type retained struct {
 	root  retainedNode
 	count int // of clients' messages; the broker's own below $SYS come on top
 	bytes int
+	size  int // what they are reckoned to take: their bytes, and the nodes
 }
+
+// retainedNodeSize is what a level of a retained message's topic is reckoned to take, bytes.
+const retainedNodeSize = 256
 
 type retainedNode struct {
 	message  *message
@@ -46,11 +50,13 @@ func (r *retained) get(topic string, now int64) *message {
 	return n.message
 }
 
-// set replaces the topic's retained message. It refuses a new topic when limit are stored.
-func (r *retained) set(m *message, limit int) bool {
+// set replaces the topic's retained message. It refuses a new topic when limit are stored, and any when there is no room in
+// maxSize bytes.
+func (r *retained) set(m *message, limit, maxSize int) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	full := r.count >= limit && !reserved(m.topic)
+	own := reserved(m.topic)
+	full := !own && (r.count >= limit || r.size+m.size() > maxSize)
 	n := &r.root
 	for level := range strings.SplitSeq(m.topic, "/") {
 		child := n.children[level]
@@ -59,6 +65,7 @@ func (r *retained) set(m *message, limit int) bool {
 				return false
 			}
 			child = &retainedNode{}
+			r.size += retainedNodeSize
 			if n.children == nil {
 				n.children = make(map[string]*retainedNode)
 			}
@@ -70,14 +77,19 @@ func (r *retained) set(m *message, limit int) bool {
 		if full {
 			return false
 		}
-		if !reserved(m.topic) {
+		if !own {
 			r.count++
 		}
 	} else {
+		if !own && r.size-n.message.size()+m.size() > maxSize {
+			return false
+		}
 		r.bytes -= n.message.size()
+		r.size -= n.message.size()
 	}
 	n.message = m
 	r.bytes += m.size()
+	r.size += m.size()
 	return true
 }
 
@@ -96,6 +108,7 @@ func (r *retained) remove(topic string, when *message) bool {
 		return false
 	}
 	r.bytes -= n.message.size()
+	r.size -= n.message.size()
 	n.message = nil
 	if !reserved(topic) {
 		r.count--
@@ -113,6 +126,7 @@ func (r *retained) prune(topic string) {
 			if !more || descend(child, tail) {
 				if child.message == nil && len(child.children) == 0 {
 					delete(n.children, level)
+					r.size -= retainedNodeSize
 				}
 			}
 		}

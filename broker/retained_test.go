@@ -206,8 +206,8 @@ func TestRetainedExpiry(t *testing.T) {
 	waitFor(t, "a second to pass", func() bool { return b.find("clock") == nil })
 	c := connect(t, b, packet.V5, "c")
 	c.subscribe("+", 1)
-	if p := c.gets("b", "long", 1); p.Properties.MessageExpiry.V != 99 {
-		t.Errorf("remaining %+v", p.Properties.MessageExpiry)
+	if left := c.gets("b", "long", 1).Properties.MessageExpiry.V; left > 99 || left < 60 {
+		t.Errorf("%d s remain", left)
 	}
 	c.nothing()
 }

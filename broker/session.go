@@ -30,6 +30,7 @@ type session struct {
 	awaited *group    // the last group that the session's writer waits for
 	sent    [2]uint64 // the order after the last message sent, ordinary and urgent
 	unsaid  bool      // sent has changed since it was stored
+	loose   uint32    // messages that could not be stored; it begins anywhere
 	refuse  []item    // taken out of the queue and yet to be removed from the store
 
 	order    uint64
@@ -38,6 +39,7 @@ type session struct {
 	queued   int // QoS 1 and 2 messages in the lanes
 	bytes    int // their size
 	stored   int // QoS 1 and 2 messages in the lanes that are retained ones for a new subscription; not in queued and bytes
+	replay   int // size of those
 	bytes0   int // size of the QoS 0 messages in the lanes
 	window   window
 	resend   []uint16 // identifiers to send again on this connection, oldest first
@@ -96,7 +98,7 @@ func (s *session) enqueue(m *message, d *delivery, t *txn, retain, stored bool) 
 	it := item{message: m, delivery: d, order: s.order, qos: qos, retain: retain, stored: stored}
 	s.order++
 	save := s.durable && qos > 0 && t.group != nil
-	if save && t.failing {
+	if save && t.failing && !t.owed {
 		save, t.unstored = false, true
 		if s.conn == nil {
 			s.drop("the store fails")
@@ -106,9 +108,10 @@ func (s *session) enqueue(m *message, d *delivery, t *txn, retain, stored bool) 
 	switch {
 	case qos == 0:
 		s.push0(l, it, size)
-	case stored && s.stored < o.retained+o.queue:
+	case stored && s.stored < o.retained+o.queue && s.replay+size <= o.retainedBytes+o.queueBytes:
 		l.reliable.push(s.prepare(it, l, t, save))
 		s.stored++
+		s.replay += size
 	case !stored && (s.room(size) || m.urgent && l.reliable.count < urgentRoom):
 		l.reliable.push(s.prepare(it, l, t, save))
 		s.queued++
@@ -192,7 +195,7 @@ func (s *session) halfFull() bool {
 func (s *session) state(m *message, t *txn) (online, room bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.conn == nil && s.durable && t.failing {
+	if s.conn == nil && s.durable && t.failing && !t.owed {
 		return false, false
 	}
 	return s.conn != nil, s.room(m.size())
@@ -260,12 +263,13 @@ func (s *session) fill(buf []byte, c *conn, limit int) []byte {
 			s.pace0.step(now)
 		case it.stored:
 			s.stored--
+			s.replay -= size
 		default:
 			s.queued--
 			s.bytes -= size
 			s.pace.step(now)
 		}
-		if it.group != nil && it.group.state.Load() == failed { // its publisher was told
+		if it.group != nil && it.group.state.Load() == failed && !it.owed { // its publisher was told
 			s.drop("the store failed")
 			continue
 		}
@@ -535,7 +539,7 @@ func (s *session) close(t *txn) (orphans []item) {
 	slices.SortFunc(orphans, func(a, b item) int { return cmp.Compare(a.order, b.order) })
 	s.window = window{}
 	s.resend = nil
-	s.queued, s.bytes, s.stored = 0, 0, 0
+	s.queued, s.bytes, s.stored, s.replay = 0, 0, 0, 0
 	return orphans
 }
 

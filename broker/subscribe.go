@@ -85,7 +85,7 @@ func (c *conn) subscribe(e *packet.Subscription, id uint32, t *txn) (x change, c
 		return change{}, packet.TopicFilterInvalid
 	}
 	b, s := c.broker, c.session
-	if b.tree.full(s, filter, b.limits.subscriptions) {
+	if b.tree.full(s, filter, b.limits.subscriptions, b.limits.subscriptionBytes) {
 		return change{}, packet.QuotaExceeded
 	}
 	groupName, inner, _ := topic.SplitShared(filter)
@@ -129,6 +129,7 @@ func (b *Broker) sendRetained(sub *subscription, c *conn) {
 		var t txn
 		if m.qos > 0 && sub.qos > 0 {
 			b.begin(&t)
+			t.owed = true
 		}
 		mu := b.retained.stripe(m.topic)
 		mu.Lock()

@@ -149,29 +149,30 @@ func TestMQTT_3_3_4_2_OverlappingSubscriptions(t *testing.T) {
 
 // [MQTT-3.8.4-4]: replacing a subscription loses nothing of what is published meanwhile.
 func TestMQTT_3_8_4_4_ReplacingLosesNothing(t *testing.T) {
-	t.Parallel()
-	const n = 3000
-	b := start(t, Options{})
-	pub, sub := connect(t, b, packet.V5, "pub"), connect(t, b, packet.V5, "sub")
-	sub.subscribe("load", 1)
-	var wg sync.WaitGroup
-	wg.Go(func() { pour(t, pub, "load", 1, n, 20, 1) })
-	again, _ := (&packet.Subscribe{ID: 9, Subscriptions: []packet.Subscription{{Filter: []byte("load"), QoS: 1}}}).Append(nil, packet.V5)
-	next := 1
-	if err := sub.collect(func(p *packet.Publish) bool {
-		if string(p.Payload) != fmt.Sprintf("%-20d", next) {
-			t.Errorf("got %s, want %d", describe(p), next)
-			return false
+	each(t, func(t *testing.T, v packet.Version) {
+		const n = 3000
+		b := start(t, Options{})
+		pub, sub := connect(t, b, v, "pub"), connect(t, b, v, "sub")
+		sub.subscribe("load", 1)
+		var wg sync.WaitGroup
+		wg.Go(func() { pour(t, pub, "load", 1, n, 20, 1) })
+		again, _ := (&packet.Subscribe{ID: 9, Subscriptions: []packet.Subscription{{Filter: []byte("load"), QoS: 1}}}).Append(nil, v)
+		next := 1
+		if err := sub.collect(func(p *packet.Publish) bool {
+			if string(p.Payload) != fmt.Sprintf("%-20d", next) {
+				t.Errorf("got %s, want %d", describe(p), next)
+				return false
+			}
+			next++
+			if next%10 == 0 {
+				_, _ = sub.nc.Write(again)
+			}
+			return next <= n
+		}); err != nil {
+			t.Errorf("after %d: %v", next-1, err)
 		}
-		next++
-		if next%10 == 0 {
-			_, _ = sub.nc.Write(again)
-		}
-		return next <= n
-	}); err != nil {
-		t.Errorf("after %d: %v", next-1, err)
-	}
-	wg.Wait()
+		wg.Wait()
+	})
 }
 
 // [MQTT-3.10.4-3]: UNSUBSCRIBE does not end a flow that began, also across a resume.

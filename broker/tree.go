@@ -50,7 +50,14 @@ type tree struct {
 	root   node
 	count  int
 	shared int
+	size   int // what they are reckoned to take, bytes
 }
+
+// What things are reckoned to take beyond their text, bytes. A filter has a node for each level, however short that is.
+const (
+	nodeSize         = 320
+	subscriptionSize = 256
+)
 
 // same reports whether sub and other ask for the same.
 func (sub *subscription) same(other *subscription) bool {
@@ -95,6 +102,7 @@ func (t *tree) add(sub *subscription, groupName, filter string) (old *subscripti
 	}
 	s.subs[sub.filter] = sub
 	t.count++
+	t.size += subscriptionSize + len(sub.filter)
 	return old
 }
 
@@ -136,11 +144,11 @@ func (t *tree) removeAll(s *session) {
 	t.generation.Add(1)
 }
 
-// full reports whether s has limit subscriptions, and none to filter.
-func (t *tree) full(s *session, filter string, limit int) bool {
+// full reports whether s has limit subscriptions, or all sessions together maxSize bytes of them, and s none to filter.
+func (t *tree) full(s *session, filter string, limit, maxSize int) bool {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	return len(s.subs) >= limit && s.subs[filter] == nil
+	return (len(s.subs) >= limit || t.size >= maxSize) && s.subs[filter] == nil
 }
 
 // reach returns the node of filter, making it when missing. Caller holds mu.
@@ -150,6 +158,7 @@ func (t *tree) reach(filter string) *node {
 		child := n.children[level]
 		if child == nil {
 			child = &node{parent: n, level: level}
+			t.size += nodeSize
 			if n.children == nil {
 				n.children = make(map[string]*node)
 			}
@@ -180,6 +189,7 @@ func (t *tree) group(filter string) *shareGroup {
 // detach removes sub from its node or group, leaving the node in place. Caller holds mu.
 func (t *tree) detach(sub *subscription) *node {
 	t.count--
+	t.size -= subscriptionSize + len(sub.filter)
 	if g := sub.group; g != nil {
 		t.shared--
 		g.members = swapRemove(g.members, sub.index)
@@ -206,6 +216,7 @@ func swapRemove(list []*subscription, i int) []*subscription {
 func (t *tree) prune(n *node) {
 	for n.parent != nil && len(n.subs) == 0 && len(n.groups) == 0 && len(n.children) == 0 {
 		delete(n.parent.children, n.level)
+		t.size -= nodeSize
 		n = n.parent
 	}
 }

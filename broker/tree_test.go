@@ -157,7 +157,7 @@ func TestRetainedMatchesAsTheFiltersDo(t *testing.T) {
 			continue
 		}
 		if r.IntN(3) > 0 {
-			store.set(&message{topic: name, expires: never}, 1000)
+			store.set(&message{topic: name, expires: never}, 1000, 1<<20)
 			names[name] = true
 		} else {
 			store.remove(name, nil)
@@ -197,11 +197,11 @@ func TestRetainedMatchesAsTheFiltersDo(t *testing.T) {
 func TestRetainedLimitAndExpiry(t *testing.T) {
 	var store retained
 	for i := range 3 {
-		if got := store.set(&message{topic: fmt.Sprint("t/", i), expires: never}, 2); got != (i < 2) {
+		if got := store.set(&message{topic: fmt.Sprint("t/", i), expires: never}, 2, 1<<20); got != (i < 2) {
 			t.Errorf("message %d stored: %v", i, got)
 		}
 	}
-	if !store.set(&message{topic: "t/0", expires: 100}, 2) {
+	if !store.set(&message{topic: "t/0", expires: 100}, 2, 1<<20) {
 		t.Error("replacing is refused at the limit")
 	}
 	if m := store.get("t/0", 99); m == nil {

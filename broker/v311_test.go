@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
@@ -21,11 +22,15 @@ func read311(t *testing.T, b *Broker, bytes ...string) string {
 	t.Helper()
 	c := dial(t, b, "tcp")
 	c.write([]byte(strings.Join(bytes, "")))
+	_ = c.nc.SetReadDeadline(time.Now().Add(patient))
 	var got []byte
 	for {
 		buf := make([]byte, 100)
 		n, err := c.nc.Read(buf)
 		got = append(got, buf[:n]...)
+		if isTimeout(err) {
+			t.Fatalf("%x is answered with %x, and the connection stays open", bytes, got)
+		}
 		if err != nil {
 			return string(got)
 		}

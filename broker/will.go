@@ -28,6 +28,7 @@ func newWill(w *packet.Will) *will {
 func (b *Broker) publishWill(s *session, w *will, t *txn) {
 	m := w.message
 	m.expires = b.deadline(w.expiry)
+	t.owed = true
 	b.distribute(&m, &routeCache{from: s}, t)
 }
 

@@ -39,10 +39,9 @@ func TestSaveMemory(t *testing.T) {
 	}
 	become(thriftyGC, usualGC/2, "with 64 MB kept")
 	runtime.KeepAlive(kept)
-	kept = nil
+	clear(kept)
 	debug.FreeOSMemory()
 	become(usualGC+1, laziestGC, "with nothing kept")
-	kept = make([][]byte, 64)
 	for i := range kept {
 		kept[i] = make([]byte, 1<<20)
 	}

@@ -29,7 +29,8 @@ func inMB(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/(1<<20)) }
 // TestHalfOpen has a thousand clients connect, send five bytes of a CONNECT and stop; one goes on, too slowly. While they wait, others are served. They
 // cost less than 20 MB together, and are closed after 5 s. Before that it takes the memory of the idle broker: below 30 MB.
 //
-// Seen failing with a broker that reads into 64 KiB from the beginning, and with one that takes a packet's length for granted.
+// Seen failing with a broker that fills 32 KiB for each connection from the beginning, and with one whose clients have time as long
+// as they send something.
 func TestHalfOpen(t *testing.T) {
 	t.Parallel()
 	const clients = 1000
@@ -113,6 +114,8 @@ func TestHalfOpen(t *testing.T) {
 
 // TestPacketSize sends packets of just the size that is allowed, and of one byte more: 4 KiB until the client is let in, then
 // 256 KiB or what the configuration file says. Too large a packet is refused as soon as its length is there, with 0x95 for MQTT 5.
+//
+// Seen failing with 8 KiB for CONNECT, and with one byte more than told for what follows.
 func TestPacketSize(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -163,12 +166,14 @@ func testPacketSize(t *testing.T, s *server, v packet.Version, most, over int) {
 	nc, r := dial()
 	_, err := nc.Write(exactly(4096+over, connect))
 	must(t, err)
-	first, _, err := r.Next()
-	switch {
-	case over == 0 && (err != nil || packet.Type(first>>4) != packet.CONNACK):
-		t.Errorf("%v: a CONNECT of 4096 bytes: first byte %x, %v", v, first, err)
-	case over > 0 && err == nil:
+	first, body, err := r.Next()
+	switch kind := packet.Type(first >> 4); {
+	case over == 0 && (err != nil || kind != packet.CONNACK || body[1] != 0):
+		t.Errorf("%v: a CONNECT of 4096 bytes: first byte %x, %v, %v", v, first, body, err)
+	case over > 0 && v == packet.V311 && err == nil:
 		t.Errorf("%v: a CONNECT of 4097 bytes is answered with %x", v, first)
+	case over > 0 && v == packet.V5 && (err != nil || kind != packet.CONNACK || packet.Code(body[1]) != packet.PacketTooLarge):
+		t.Errorf("%v: a CONNECT of 4097 bytes: first byte %x, %v, %v", v, first, body, err)
 	}
 	if over > 0 {
 		nc, r = dial()
@@ -187,7 +192,7 @@ func testPacketSize(t *testing.T, s *server, v packet.Version, most, over int) {
 	}
 	_, err = nc.Write(publish)
 	must(t, err)
-	first, body, err := r.Next()
+	first, body, err = r.Next()
 	switch kind := packet.Type(first >> 4); {
 	case over == 0 && (err != nil || kind != packet.PUBACK):
 		t.Errorf("%v: a packet of %d bytes: first byte %x, %v", v, len(publish), first, err)
@@ -210,11 +215,13 @@ func testPacketSize(t *testing.T, s *server, v packet.Version, most, over int) {
 // TestFlood has 20 services that publish on every topic that is defined, at ten times its rate, while they hear what services
 // hear and somebody hears everything: the broker stays below 100 MB. Then they publish as fast as they can, and then also for a
 // session that is away, which is told and not asserted: what its queue may hold is for the configuration to say.
+//
+// Seen failing with a broker that keeps 32 KiB for each message.
 func TestFlood(t *testing.T) {
 	t.Parallel()
 	const clients, times, size = 20, 10, 400
 	const unlimited = 60 // a minute, for topics without a rate
-	lasts := pick(3*time.Second, 30*time.Second)
+	lasts := pick(1500*time.Millisecond, 30*time.Second)
 	ctx := within(t, 4*time.Minute)
 	s := newServer(t)
 	s.Plain = true // it is about memory
@@ -227,15 +234,21 @@ func TestFlood(t *testing.T) {
 	types := []string{"sensors", "navigation", "safety", "power", "vision", "weather", "system"}
 	var services []*peer
 	for i := range clients {
-		p := newPeer(peerOptions{ID: fmt.Sprint("service-", i), Size: size})
-		must(t, p.connect(ctx, s.Addr))
-		for _, f := range registry.ForService(p.o.ID, types[i%len(types)]) {
-			must(t, p.subscribe(ctx, 1, "lawnberry/"+f))
+		services = append(services, newPeer(peerOptions{ID: fmt.Sprint("service-", i), Size: size}))
+	}
+	connect := func() {
+		for i, p := range services {
+			if p.present() == nil {
+				must(t, p.connect(ctx, s.Addr))
+				for _, f := range registry.ForService(p.o.ID, types[i%len(types)]) {
+					must(t, p.subscribe(ctx, 1, "lawnberry/"+f))
+				}
+			}
 		}
-		services = append(services, p)
 	}
 	// during runs load, and reports what it published and cost.
 	during := func(what string, load func(ctx context.Context, p *peer)) (highest int64) {
+		connect()
 		s.forgetHighest()
 		before, _ := s.rss()
 		sent := func() (n, refused int) {
@@ -256,13 +269,17 @@ func TestFlood(t *testing.T) {
 		}
 		publishing.Wait()
 		took := time.Since(began)
+		closed := 0 // those that did not take what they heard fast enough
 		for _, p := range services {
-			must(t, p.drain(ctx))
+			must(t, p.until(ctx, func() bool { return p.link == nil || len(p.flights) == 0 }))
+			if p.present() == nil {
+				closed++
+			}
 		}
 		now, highest := s.rss()
 		n, refused := sent()
-		t.Logf("%s: %d messages in %v (%.0f per second), %d refused, %d to one that hears all; %s before, %s after, at most %s",
-			what, n-n0, took.Round(time.Millisecond), float64(n-n0)/took.Seconds(), refused-refused0, all.numbers().Received-received, inMB(before), inMB(now), inMB(highest))
+		t.Logf("%s: %d messages in %v (%.0f per second), %d refused, %d to one that hears all, %d clients closed; %s before, %s after, at most %s",
+			what, n-n0, took.Round(time.Millisecond), float64(n-n0)/took.Seconds(), refused-refused0, all.numbers().Received-received, closed, inMB(before), inMB(now), inMB(highest))
 		return highest
 	}
 	concrete := func(p *peer, d topic.Definition) string {

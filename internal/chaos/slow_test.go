@@ -40,6 +40,9 @@ func testStalled(t *testing.T, kinds []string, bound int) {
 	ctx := within(t, 4*time.Minute)
 	s := newServer(t)
 	s.Env = []string{fmt.Sprint("LAWNBERRY_BROKER_MAX_QUEUED_MESSAGES=", bound)}
+	if !long() { // publishers wait for the disk, which may be slow while other tests run
+		s.Env = append(s.Env, "LAWNBERRY_BROKER_PERSISTENCE_SYNC=off")
+	}
 	s.start()
 
 	d := &delays{}
@@ -83,23 +86,28 @@ func testStalled(t *testing.T, kinds []string, bound int) {
 	before := d.take()
 
 	if slices.Contains(kinds, "deaf-bulk") {
-		flood("publisher-bulk", load{QoS: 1, Rate: 200, Size: 16 << 10, Topics: []string{"bulk"}})
+		flood("publisher-bulk", load{QoS: 1, Rate: 200, Size: 16 << 10, Topics: []string{"bulk/a"}})
 	}
 	began = time.Now()
 	for _, x := range stalled {
 		x.stall()
 	}
-	for _, x := range stalled {
-		eventually(t, 2*time.Minute, x.peer.o.ID+" is closed", func() bool {
+	closed := 0
+	eventually(t, 2*time.Minute, "every stalled connection is closed", func() bool {
+		for _, x := range stalled {
+			if x.closed {
+				continue
+			}
 			for _, msg := range []string{"closing connection", "write failed"} {
-				for _, l := range s.said(msg, x.peer.o.ID) {
-					x.end = fmt.Sprint(msg, " ", l.Code, l.Error)
+				if l := s.said(msg, x.peer.o.ID); len(l) > 0 && !x.closed {
+					x.closed = true
+					closed++
+					t.Logf("%s is closed after %v: %s: %s%s", x.peer.o.ID, time.Since(began).Round(100*time.Millisecond), msg, l[0].Code, l[0].Error)
 				}
 			}
-			return x.end != ""
-		})
-		t.Logf("%s is closed after %v: %s", x.peer.o.ID, time.Since(began).Round(100*time.Millisecond), x.end)
-	}
+		}
+		return closed == len(stalled)
+	})
 	must(t, publishers[1].until(ctx, func() bool { return publishers[1].counts.Refused > 0 })) // the queues are full
 	refusing := time.Now()
 	eventually(t, time.Minute, "the load goes on", func() bool { return time.Since(refusing) > time.Second/2 })
@@ -115,8 +123,10 @@ func testStalled(t *testing.T, kinds []string, bound int) {
 	t.Logf("before: %v", before)
 	t.Logf("for %v with %s: %v", took.Round(100*time.Millisecond), strings.Join(kinds, ", "), during)
 	busy := before.p99 > 10*time.Millisecond || before.max > 150*time.Millisecond
-	most, p99 := 5*time.Second, 5*time.Second
-	if long() && !busy {
+	most, p99 := 10*time.Second, 10*time.Second
+	if busy {
+		t.Log("the machine is busy with other things: the figures mean little")
+	} else if long() {
 		most, p99 = 600*time.Millisecond, 50*time.Millisecond
 	}
 	if during.max > most || during.p99 > p99 {
@@ -137,10 +147,12 @@ func testStalled(t *testing.T, kinds []string, bound int) {
 		if !x.peer.present().connack.SessionPresent {
 			t.Errorf("%s: no session is left", x.peer.o.ID)
 		}
-		reliable := func(topic string) bool {
-			return topic != "load/qos0" && strings.HasPrefix(topic, strings.TrimSuffix(x.filter(), "#"))
-		}
+		prefix := strings.TrimSuffix(x.filter(), "#")
+		reliable := func(topic string) bool { return topic != "load/qos0" && strings.HasPrefix(topic, prefix) }
 		settled(t, publishers, []*peer{x.peer}, reliable)
+		again := caughtUp(ctx, t, s, x.peer, prefix+"again/"+x.kind)
+		again.check(t)
+		again.cut()
 		b := compare(publishers, []*peer{x.peer}, reliable)
 		twos := compare(publishers, []*peer{x.peer}, func(topic string) bool { return topic == "load/qos2" })
 		kept := b.Delivered - int(x.got.Load())
@@ -180,7 +192,7 @@ type staller struct {
 	recovered  chan struct{}
 	got        atomic.Int64 // QoS 1 and 2 messages before it was recovered
 	undeclared atomic.Int64 // copies at QoS 1 that did not say so
-	end        string       // why its connection was closed
+	closed     bool         // by the broker
 }
 
 func newStaller(kind string) *staller {
@@ -228,7 +240,7 @@ func (x *staller) readSlowly(r io.Reader, p []byte) (int, error) {
 
 func (x *staller) filter() string {
 	if x.kind == "deaf-bulk" {
-		return "bulk"
+		return "bulk/#"
 	}
 	return "load/#"
 }
@@ -307,8 +319,9 @@ func (s delaySummary) String() string {
 // TestSlow has bursts of messages for subscribers that take 1 ms for each and, with MQTT 5, have a receive maximum of 20: from one
 // publisher and from several, at QoS 1 and 2. Everything comes, once, in order.
 //
-// Seen failing with a broker that goes on beyond the receive maximum by dropping.
+// Seen failing with queues of 1,000 messages.
 func TestSlow(t *testing.T) {
+	t.Parallel()
 	burst := pick(3_000, 15_000)
 	ctx := within(t, 3*time.Minute)
 	s := newServer(t)
