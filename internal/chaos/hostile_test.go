@@ -26,6 +26,9 @@ import (
 // Seen failing with a broker that keeps a goroutine for each connection that was refused, and with one that panics at a topic filter
 // that ends too early.
 func TestHostile(t *testing.T) {
+	if !long() { // then it measures
+		t.Parallel()
+	}
 	sequences := pick(3_000, 100_000)
 	random := seeded(t)
 	ctx := within(t, time.Minute+time.Duration(pick(0, 20))*time.Minute)
