@@ -35,7 +35,7 @@ func TestHostile(t *testing.T) {
 	s := newServer(t)
 	s.Plain = long() // figures
 	s.start()
-	p := newHealthy(t, ctx, s)
+	p := newHealthy(ctx, t, s)
 	h := &hostility{t: t, addr: s.Addr, ends: make(map[string]int)}
 	h.play(random, sequences/10) // what is made once is there
 	h.cleanUp(ctx)
@@ -62,12 +62,12 @@ func TestHostile(t *testing.T) {
 		}
 		must(t, p.sub.ping(ctx))
 	}
-	p.report(t, ctx)
+	p.report(ctx, t)
 	goroutines := s.goroutines()
 	idle := newServer(t)
 	idle.Plain = s.Plain
 	idle.start()
-	newHealthy(t, ctx, idle).report(t, ctx)
+	newHealthy(ctx, t, idle).report(ctx, t)
 	usual := idle.goroutines()
 	t.Logf("memory %s before, %s after; open files %d and %d; goroutines %d, of a broker that met nobody hostile %d",
 		inMB(rss), inMB(rssAfter), files, filesAfter, goroutines, usual)
@@ -114,7 +114,7 @@ type healthy struct {
 	took     delays
 }
 
-func newHealthy(t testing.TB, ctx context.Context, s *server) *healthy {
+func newHealthy(ctx context.Context, t testing.TB, s *server) *healthy {
 	h := &healthy{pub: newPeer(peerOptions{ID: "healthy-pub", Version: packet.V311})}
 	h.sub = newPeer(peerOptions{ID: "healthy-sub", OnMessage: func(a *arrival) bool {
 		if a.Stamped {
@@ -134,7 +134,7 @@ func newHealthy(t testing.TB, ctx context.Context, s *server) *healthy {
 }
 
 // report ends the exchange and makes sure that nothing was lost, came twice or out of order.
-func (h *healthy) report(t testing.TB, ctx context.Context) {
+func (h *healthy) report(ctx context.Context, t testing.TB) {
 	t.Helper()
 	must(t, h.pub.until(ctx, func() bool { return h.pub.counts.Acknowledged >= 10 }))
 	h.stop()
