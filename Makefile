@@ -32,6 +32,7 @@ conformance: ## docs/conformance.md, from the names of the tests
 
 chaos: ## the fault tests in their long form, with what they counted: kills, full disks, slow and hostile clients; 20 minutes
 	LAWNBERRY_CHAOS=long go test -count=1 -v -timeout 60m ./internal/chaos ./internal/store
+	LAWNBERRY_CHAOS=long go test -count=1 -v -run 'EveryViolation|OffenderThatStays' ./broker
 
 lint: .tools/golangci-lint ## gofmt, go vet and golangci-lint
 	@files=$$(gofmt -l .); if [[ -n $$files ]]; then echo "make lint: run gofmt -w on these:"; echo "$$files"; exit 1; fi

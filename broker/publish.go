@@ -400,7 +400,17 @@ func forbidden(topic string) packet.Code {
 	return packet.Success
 }
 
-// reserved reports whether topic is the broker's own.
+// reserved reports whether topic is the broker's own. Below $SYS there is one that is not: a Mosquitto that is bridged to us says there,
+// also by its Will, whether it is connected, unless it is told not to.
 func reserved(topic string) bool {
-	return topic == "$SYS" || strings.HasPrefix(topic, "$SYS/") || strings.HasPrefix(topic, "$share/")
+	if topic == "$SYS" || strings.HasPrefix(topic, "$share/") {
+		return true
+	}
+	rest, sys := strings.CutPrefix(topic, "$SYS/")
+	if !sys {
+		return false
+	}
+	bridge, _ := strings.CutPrefix(rest, "broker/connection/")
+	name, state, _ := strings.Cut(bridge, "/")
+	return bridge == rest || name == "" || state != "state"
 }

@@ -257,16 +257,26 @@ func TestMQTT_3_1_4_3_Takeover(t *testing.T) {
 
 // A hundred takeovers of one session under load: nothing is lost, QoS 2 comes once, and the last connection hears.
 func TestHundredTakeoversUnderLoad(t *testing.T) {
-	t.Parallel()
+	each(t, func(t *testing.T, v packet.Version) {
+		for name, dir := range map[string]string{"in memory": "", "stored": t.TempDir()} {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				takeOverUnderLoad(t, v, Options{Dir: dir})
+			})
+		}
+	})
+}
+
+func takeOverUnderLoad(t *testing.T, v packet.Version, o Options) {
 	const takeovers, publishers = 100, 2
-	b := start(t, Options{})
+	b := start(t, o)
 	var mu sync.Mutex
 	seen := map[string]int{}
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	var published, finished atomic.Int32
 	var over atomic.Bool
-	first := connect(t, b, packet.V5, "c", keep)
+	first := connect(t, b, v, "c", keep)
 	first.subscribe("load/#", 2)
 	open := map[uint16]string{} // what a client must remember of QoS 2
 	before := make(chan struct{})
@@ -302,7 +312,7 @@ func TestHundredTakeoversUnderLoad(t *testing.T) {
 	}
 	gather(first)
 	for i := range publishers {
-		pub := connect(t, b, packet.V5, fmt.Sprint("pub", i))
+		pub := connect(t, b, v, fmt.Sprint("pub", i))
 		wg.Go(func() {
 			defer finished.Add(1)
 			const batch = 40
@@ -310,9 +320,9 @@ func TestHundredTakeoversUnderLoad(t *testing.T) {
 				var out []byte
 				for range batch {
 					id, qos := uint16(j%60000+1), byte(1+j%2)
-					out, _ = outgoing(fmt.Sprint("load/", i), fmt.Sprint(i, " ", j), qos, id).Append(out, packet.V5)
+					out, _ = outgoing(fmt.Sprint("load/", i), fmt.Sprint(i, " ", j), qos, id).Append(out, v)
 					if qos == 2 {
-						out = packet.AppendAck(out, packet.PUBREL, packet.V5, id, 0)
+						out = packet.AppendAck(out, packet.PUBREL, v, id, 0)
 					}
 					j++
 				}
@@ -332,7 +342,7 @@ func TestHundredTakeoversUnderLoad(t *testing.T) {
 	}
 	last := first
 	for range takeovers {
-		last = connect(t, b, packet.V5, "c", keep)
+		last = connect(t, b, v, "c", keep)
 		gather(last)
 	}
 	over.Store(true)

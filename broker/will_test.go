@@ -219,6 +219,9 @@ func TestForbiddenWills(t *testing.T) {
 	}{
 		{"$SYS/broker/version", packet.NotAuthorized, packet.NotAuthorized},
 		{"$SYS", packet.NotAuthorized, packet.NotAuthorized},
+		{"$SYS/broker/connection//state", packet.NotAuthorized, packet.NotAuthorized},
+		{"$SYS/broker/connection/x/state/y", packet.NotAuthorized, packet.NotAuthorized},
+		{"$SYS/broker/connection/state", packet.NotAuthorized, packet.NotAuthorized},
 		{"a/+", packet.TopicNameInvalid, packet.Success},
 		{"#", packet.TopicNameInvalid, packet.Success},
 		{"", packet.TopicNameInvalid, packet.Success},

@@ -185,7 +185,7 @@ func (c *conn) write(buf []byte) error {
 	var end time.Time // of the farewell
 	if c.stopped.Load() {
 		end, _ = c.said()
-		_ = c.nc.SetWriteDeadline(end)
+		_ = c.nc.SetWriteDeadline(time.Time{}) // what can be written at once is, however late it is
 	}
 	if c.attempt != nil && len(c.parts) == 0 {
 		n, _ := c.attempt(buf)
