@@ -76,7 +76,16 @@ func (r *report) tripsAt(qos byte, measure, ours, dir string, scale float64) err
 		name, network string
 		pair          *pair
 	}
+	var servers []*server
 	var ways []*way
+	defer func() {
+		for _, w := range ways {
+			w.pair.close()
+		}
+		for _, s := range servers {
+			s.stop()
+		}
+	}()
 	for _, k := range kinds {
 		if k.bare && qos > 0 {
 			continue
@@ -85,7 +94,7 @@ func (r *report) tripsAt(qos byte, measure, ours, dir string, scale float64) err
 		if err != nil {
 			return err
 		}
-		defer s.stop()
+		servers = append(servers, s)
 		add := func(name, network, address string) error {
 			p, err := newPair(s, network, address, qos)
 			if err != nil {
@@ -103,11 +112,6 @@ func (r *report) tripsAt(qos byte, measure, ours, dir string, scale float64) err
 			}
 		}
 	}
-	defer func() {
-		for _, w := range ways {
-			w.pair.close()
-		}
-	}()
 	each := time.Duration(float64(2*time.Second) * scale / turns)
 	for turn := range turns + 1 {
 		for _, w := range ways {
