@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/lawnberry/lawnberry/internal/packet"
+	"github.com/lawnberry/lawnberry/internal/store"
 	"github.com/lawnberry/lawnberry/topic"
 )
 
@@ -27,7 +28,8 @@ type Client struct {
 	responses    *Subscription
 	calls        calls
 	requests     requests
-	waits        sync.Pool // of chan error with room for one, empty
+	disk         *store.Store // of Options.Dir, else nil
+	waits        sync.Pool    // of chan error with room for one, empty
 
 	life   context.Context    // of handlers; ends when Close begins
 	kill   context.CancelFunc // ends life
@@ -140,6 +142,9 @@ func newClient(o Options) (*Client, error) {
 	}
 	if o.OnState != nil {
 		c.states = newStates(o.OnState)
+	}
+	if c.disk, err = openDisk(&o); err != nil {
+		return nil, err
 	}
 	return c, nil
 }

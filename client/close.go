@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -98,7 +99,11 @@ func (c *Client) shutDown(ctx context.Context, quiet func() bool) error {
 	if c.spoken == packet.V311 && c.opts.SessionExpiry == 0 {
 		_ = c.wipe(ctx) // MQTT 3.1.1 cannot say in DISCONNECT that the session ends
 	}
-	return c.giveUp()
+	err := c.giveUp()
+	if c.disk != nil {
+		err = errors.Join(err, c.disk.Close())
+	}
+	return err
 }
 
 // await waits until reached, called under mu, or ctx ends. Whoever changes what reached looks at closes *ch.

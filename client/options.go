@@ -141,6 +141,9 @@ type Options struct {
 	// Publish and PublishAsync wait for room; Full says what happens while not.
 	Outbox Queue
 
+	// Dir, when not "", is a directory of this client's own, made (0700) when missing. Two clients cannot share one.
+	Dir string
+
 	Commands     int // requests that ServeCommands handles at once, per call of it; 0 is 64
 	Limits       message.Limits
 	Uncompressed []string     // filters (relative or full) of topics whose messages are never compressed
