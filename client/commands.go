@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/lawnberry/lawnberry/message"
@@ -120,6 +121,9 @@ func (s *commandServer) take(ctx context.Context, d *Delivery) {
 		if run.Err() == nil {
 			c.mu.Lock()
 			c.handlers++
+			if c.disk != nil {
+				c.keep(d.in)
+			}
 			c.mu.Unlock()
 			go s.run(run, r, e)
 			return
@@ -165,6 +169,17 @@ func (s *commandServer) run(ctx context.Context, r *Request, e *execution) {
 	defer c.handlerEnded()
 	defer func() { <-s.slots }()
 	defer e.cancel()
+	if c.disk != nil {
+		if e.key != "" {
+			c.recordBegin(r, e)
+		}
+		c.handled(r.Delivery.in)
+		if ctx.Err() != nil { // it took too long
+			s.expired(r)
+			c.requests.end(e, nil)
+			return
+		}
+	}
 	begin := time.Now()
 	result, err := s.call(ctx, r)
 	if ended := ctx.Err(); ended != nil && errors.Is(err, ended) {
@@ -177,6 +192,9 @@ func (s *commandServer) run(ctx context.Context, r *Request, e *execution) {
 	answer := c.answerRequest(r, result, err, time.Since(begin))
 	if repeated := c.requests.end(e, answer); repeated && answer != nil {
 		_ = answer.send(c) // logged there
+	}
+	if e.record != nil {
+		c.recordEnd(e, answer)
 	}
 }
 
@@ -336,12 +354,13 @@ func (a *reply) send(c *Client) error {
 
 // requests remembers what was executed, so that nothing is executed twice.
 type requests struct {
-	mu    sync.Mutex
-	seen  map[string]*execution
-	order []*execution // of seen, oldest first
+	mu      sync.Mutex
+	seen    map[string]*execution
+	order   []*execution // of seen, oldest first
+	seq     uint64       // of the latest record on disk
+	evicted []string     // keys that are on disk and not in seen any more
+	failing atomic.Bool  // the disk takes no records
 }
-
-const maxRequests = 1024
 
 // An execution is a request that was begun. requests.mu guards it.
 type execution struct {
@@ -350,6 +369,8 @@ type execution struct {
 	done        bool
 	repeated    bool // it came again before it was done
 	answer      *reply
+	deadline    time.Time
+	record      *requestRecord // on disk, else nil
 }
 
 func (q *requests) init() { q.seen = make(map[string]*execution) }
@@ -361,23 +382,34 @@ func (q *requests) begin(r *Request, cancel context.CancelFunc) (e *execution, f
 	if e := q.seen[r.key]; e != nil && r.key != "" {
 		return e, false
 	}
-	e = &execution{key: r.key, caller: r.Sender + "\x00" + r.correlation, cancel: cancel}
+	e = &execution{key: r.key, caller: r.Sender + "\x00" + r.correlation, cancel: cancel, deadline: r.Deadline}
 	if r.key == "" {
 		return e, true
 	}
+	q.evict()
+	q.seen[e.key] = e
+	q.order = append(q.order, e)
+	return e, true
+}
+
+// evict makes room for one more. Those that run stay, and so do those that may come again before their deadline.
+func (q *requests) evict() {
 	for range len(q.order) - maxRequests + 1 {
 		old := q.order[0]
+		if old.done && len(q.order) < maxLiveRequests && time.Now().Before(old.deadline) {
+			return
+		}
 		q.order = q.order[1:]
 		switch {
 		case !old.done:
 			q.order = append(q.order, old)
 		case q.seen[old.key] == old:
 			delete(q.seen, old.key)
+			if old.record != nil {
+				q.evicted = append(q.evicted, old.key)
+			}
 		}
 	}
-	q.seen[e.key] = e
-	q.order = append(q.order, e)
-	return e, true
 }
 
 // end keeps the answer. It reports whether the request has come again meanwhile.

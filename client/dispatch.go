@@ -24,6 +24,8 @@ type Delivery struct {
 	User            [][2]string   // user properties in order
 	Expiry          time.Duration // remaining message expiry; 0 is none
 	Invalid         error         // with WithInvalid: the rule that the message breaks, usually a *message.Error
+
+	in *inbound
 }
 
 // user returns the value of the first user property of that name.
