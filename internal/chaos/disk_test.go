@@ -169,6 +169,9 @@ func testDisk(t *testing.T, d *disk) {
 	ctx := within(t, 40*time.Second)
 	s := newServer(t)
 	s.Dir, s.User, s.Faulty = d.dir, d.user, true
+	file := filepath.Join(built.dir, "disk.yaml") // of more than is queued by default, in the long form
+	must(t, os.WriteFile(file, []byte("broker:\n  max_queued_bytes: 1000000000\n"), 0o644))
+	s.Env = []string{"LAWNBERRY_CONFIG=" + file}
 	s.start()
 
 	durable := func(id string, v packet.Version) *peer {
