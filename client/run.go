@@ -124,6 +124,7 @@ func (c *Client) serve(ctx, setup context.Context, l *link, present, first bool,
 	c.link = l
 	if present && first {
 		c.startParking()
+		c.freeIdentifiers(l)
 	}
 	l.loops.Add(3)
 	go c.read(l)
