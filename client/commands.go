@@ -30,6 +30,7 @@ type Request struct {
 	correlation string // of the envelope
 	replyTo     string // as Publish takes it; "" is nowhere
 	key         string // of requests; "" if the message has no id
+	late        string // why it came too late; "" if it did not
 }
 
 // ServeCommands subscribes to commands/{name} and answers each request with what h returns, over the Response Topic
@@ -84,7 +85,7 @@ func (s *commandServer) take(ctx context.Context, d *Delivery) {
 		c.opts.Logger.Debug("retained command ignored", "topic", d.Topic)
 		return
 	}
-	if d.Invalid != nil {
+	if d.Invalid != nil && !s.c.tooLate(d) {
 		s.refuse(d)
 		return
 	}
@@ -143,9 +144,15 @@ func (s *commandServer) take(ctx context.Context, d *Delivery) {
 	stop()
 }
 
-// expired counts a request that is not run because of its deadline. Nobody waits for an answer.
+// expired counts a request that is not run because of its deadline. Only one that was late when it came is answered: its
+// caller may wait, with another idea of the time.
 func (s *commandServer) expired(r *Request) {
-	_ = s.c.stats.reject(&message.Error{Reason: message.ReasonExpired, Rule: "is past its deadline"})
+	if r.late != "" {
+		s.c.answerRequest(r, nil, &CommandError{Code: CodeTimeout, Message: r.late}, 0)
+	}
+	if r.Delivery.Invalid == nil { // else counted already
+		_ = s.c.stats.reject(&message.Error{Reason: message.ReasonExpired, Rule: "is past its deadline"})
+	}
 	s.c.opts.Logger.Debug("expired command ignored", "topic", r.Delivery.Topic, "command", r.Command, "sender", r.Sender)
 }
 
@@ -243,7 +250,7 @@ func (s *commandServer) parse(d *Delivery) (*Request, error) {
 	if len(r.Parameters) == 0 {
 		r.Parameters = json.RawMessage("{}")
 	}
-	r.Deadline = deadline(d, p.Timeout)
+	r.Deadline, r.late = s.c.deadline(d, p.Timeout)
 	return r, nil
 }
 
@@ -256,22 +263,6 @@ func parsePlain(body []byte, p *message.Command) error {
 		return errors.New(`the request has no "command"`)
 	}
 	return nil
-}
-
-// deadline is when a request must have begun: expires_at, else timeout seconds after receipt.
-func deadline(d *Delivery, timeout float64) time.Time {
-	const longest = 24 * 3600
-	if e := d.Message.Metadata.ExpiresAt; e != 0 {
-		return message.Metadata{Timestamp: e}.Time()
-	}
-	if !(timeout > 0) {
-		timeout = defaultCallTimeout.Seconds()
-	}
-	at := d.Received.Add(time.Duration(min(timeout, longest) * float64(time.Second)))
-	if d.Expiry > 0 && d.Received.Add(d.Expiry).Before(at) {
-		at = d.Received.Add(d.Expiry)
-	}
-	return at
 }
 
 // replyTopic returns where an answer may go, as Publish takes it, or "". A requester must not make us publish on a topic
