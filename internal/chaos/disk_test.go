@@ -327,6 +327,9 @@ func testDisk(t *testing.T, d *disk) {
 			b := compare([]*peer{p}, []*peer{sub}, need)
 			two := compare([]*peer{p}, []*peer{sub}, exactly)
 			t.Logf("%-13s to %-7s %v; of these at QoS 2: %d duplicates", p.o.ID, sub.o.ID, b, two.Duplicates)
+			if sub == offline {
+				tally(t, strings.ReplaceAll(d.name, " ", "_")+",_from_"+p.o.ID, pick(2, 10), b)
+			}
 			lost := b.Lost
 			if sub == online {
 				// What it is sent while the store fails has packet identifiers that a broker that is killed then uses again. One that
