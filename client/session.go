@@ -181,7 +181,7 @@ func (c *Client) mayPass(l *link, p *publication) bool {
 	if p.qos == 0 {
 		return true
 	}
-	if p.seq != 0 && p.qos == 2 && p.step != numbered {
+	if p.numbers() && p.step != numbered {
 		if c.number(p); p.step != numbered {
 			return false
 		}
@@ -202,8 +202,8 @@ func (c *Client) pump(l *link) {
 			c.box.remove(p)
 			c.transmit(l, p)
 		}
-		if c.spool != nil && c.ahead < spoolNumbers/2 {
-			c.number(c.box.lanes[i].head) // before they are due
+		if p := c.box.lanes[i].head; p != nil && p.numbers() && c.ahead < spoolNumbers/2 {
+			c.number(p) // and those behind it, before they are due
 		}
 	}
 	if c.box.len() < before {
