@@ -210,10 +210,14 @@ func (c *Client) commandMessage(target, command string, parameters any, timeout 
 func (c *Client) withdraw(p *publication, why error) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !p.queued {
+	switch {
+	case p.held:
+		c.unhold(p)
+	case p.queued:
+		c.box.remove(p)
+	default:
 		return p.final && errors.Is(p.err, ErrExpired)
 	}
-	c.box.remove(p)
 	p.settle(why)
 	c.roomMade()
 	c.settled()

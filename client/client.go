@@ -50,6 +50,7 @@ type Client struct {
 	session
 	incoming
 	box      *outbox
+	limiter  limiter
 	table    table
 	ops      operations
 	link     *link         // nil while there is no connection
@@ -124,6 +125,7 @@ func newClient(o Options) (*Client, error) {
 	c.waits.New = func() any { return make(chan error, 1) }
 	c.propsJSON, c.propsGzip = commonProperties()
 	c.session.init()
+	c.limiter.init()
 	c.requests.init()
 	for _, f := range o.Uncompressed {
 		full, err := o.Topics.Resolve(f)

@@ -32,6 +32,7 @@ type publishing struct {
 	response    string
 	correlation []byte
 	volatile    bool
+	unlimited   bool
 }
 
 // WithQoS replaces the registry's QoS: 0, 1 or 2. A critical message goes out at QoS 2 all the same.
@@ -74,6 +75,9 @@ type publication struct {
 	deadline time.Time
 	class    topic.Class
 	birth    bool
+	rate     int // messages per minute on this topic; 0 is no limit
+	category category
+	held     bool      // by the limiter
 	seq      uint64    // in the spool; 0 is not there
 	step     spoolStep // of QoS 2 in the spool
 
@@ -94,7 +98,7 @@ type publication struct {
 // It returns nil once m is safe: acknowledged by the broker at QoS 1 and 2, written at QoS 0, or in the outbox while
 // there is no connection (on the disk, with Options.Dir). It returns a *[message.Error] if m breaks a rule of the wire format, also as ErrTooLarge above
 // Limits.MaxPayload; ErrTooLarge if it is over the broker's own limit; ErrFull when the outbox holds Outbox.Max messages
-// of the topic's class and the class refuses; ErrNotStored when Options.Dir fails: a message on a safety topic is then on its way
+// of the topic's class and the class refuses; ErrRateLimited as [Rates] says; ErrNotStored when Options.Dir fails: a message on a safety topic is then on its way
 // all the same, others are not; *[RefusedError] when the broker refuses; ErrClosed; and ctx's error when
 // that ends first: m may be delivered nevertheless. Messages of one goroutine to one topic keep their order.
 // Publish may be called concurrently, and by handlers.
@@ -115,7 +119,7 @@ func (c *Client) Publish(ctx context.Context, topic string, m message.Message, o
 			c.waits.Put(wait)
 			return c.publishError(topic, err)
 		case <-ctx.Done():
-			err = ctx.Err()
+			err = c.overdue(ctx, p)
 		}
 	}
 	c.mu.Lock()
@@ -201,8 +205,9 @@ func (c *Client) classify(p *publication, m *message.Message) error {
 	}
 	p.class = undefined
 	if defined {
-		p.class = def.Class
+		p.class, p.rate = def.Class, def.Rate
 	}
+	p.category = categoryOf(m)
 	if p.setQoS && p.qos > 2 {
 		return fmt.Errorf("QoS %d: must be 0, 1 or 2", p.qos)
 	}
@@ -386,7 +391,7 @@ func (r *Receipt) channel(ch *chan struct{}, over bool) <-chan struct{} {
 }
 
 // Err says why the message is not safe; it is valid after Done. A message that the outbox had accepted can still be
-// lost: ErrExpired, ErrDropped (by a newer one of its class), *RefusedError, ErrClosed; Err says so from then on.
+// lost: ErrExpired, ErrDropped (by a newer one of its class), ErrSuperseded, *RefusedError, ErrClosed; Err says so from then on.
 func (r *Receipt) Err() error {
 	r.c.mu.Lock()
 	defer r.c.mu.Unlock()

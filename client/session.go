@@ -91,6 +91,12 @@ func (s *session) get(id uint16) *publication {
 func (c *Client) submit(ctx context.Context, p *publication) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.refusing {
+		return ErrClosed
+	}
+	if pass, err := c.admit(p); !pass {
+		return err
+	}
 	for {
 		if c.refusing {
 			return ErrClosed
