@@ -30,9 +30,9 @@ test: ## all tests, with the race detector; installs what they need on Debian, o
 conformance: ## docs/conformance.md, from the names of the tests
 	go test -count=1 ./internal/conformance -update
 
-chaos: ## the fault tests in their long form, with what they counted: kills, full disks, slow and hostile clients; half an hour
-	LAWNBERRY_CHAOS=long go test -count=1 -v -timeout 60m ./internal/chaos ./internal/store
-	LAWNBERRY_CHAOS=long go test -count=1 -v -timeout 60m -run 'EveryViolation|OffenderThatStays|Model' ./broker
+chaos: ## the fault tests in their long form, with what they counted: kills, full disks, slow and hostile clients; a quarter of an hour
+	@scripts/test-deps >/dev/null
+	@scripts/chaos
 
 lint: .tools/golangci-lint ## gofmt, go vet and golangci-lint
 	@files=$$(gofmt -l .); if [[ -n $$files ]]; then echo "make lint: run gofmt -w on these:"; echo "$$files"; exit 1; fi

@@ -141,6 +141,11 @@ type DisconnectError struct {
 	Ours bool // this client ended the connection
 }
 
+// TakenOver reports whether another connection with the same client id has put this one out.
+func (e *DisconnectError) TakenOver() bool {
+	return packet.Code(e.Code) == packet.SessionTakenOver && !e.Ours
+}
+
 func (e *DisconnectError) Error() string {
 	s := "disconnected by the broker: "
 	if e.Ours {
@@ -150,7 +155,7 @@ func (e *DisconnectError) Error() string {
 	if e.Text != "" && !strings.EqualFold(e.Text, packet.Code(e.Code).String()) {
 		s += " (" + printable(e.Text) + ")"
 	}
-	if packet.Code(e.Code) == packet.SessionTakenOver {
+	if e.TakenOver() {
 		s += ": another client uses the same client id"
 	}
 	return s

@@ -8,8 +8,6 @@ import (
 	"math/rand/v2"
 	"sync"
 	"time"
-
-	"github.com/lawnberry/lawnberry/internal/packet"
 )
 
 // run connects, and connects again, until ctx ends. What comes of the first connection goes to result; attempts at it
@@ -81,7 +79,7 @@ func (c *Client) connectError(err error) *ConnectError {
 func (c *Client) delay(attempt int, cause error) time.Duration {
 	o := &c.opts
 	var said *DisconnectError
-	if errors.As(cause, &said) && packet.Code(said.Code) == packet.SessionTakenOver && !said.Ours {
+	if errors.As(cause, &said) && said.TakenOver() {
 		const patience = 30
 		longest := max(300*time.Second, o.MaxReconnect)
 		d := grow(patience*o.ReconnectDelay, o.ReconnectFactor, attempt, longest)

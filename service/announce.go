@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -34,6 +35,7 @@ func (s *Service) status(v verdict, res message.Resources) (message.Message, err
 		StartTime: message.Seconds(s.started), LastHeartbeat: message.Seconds(now),
 		State: v.state, Uptime: up,
 		Dependencies: s.o.Dependencies, Endpoints: s.o.Endpoints, Metadata: s.metadata, Reason: v.reason,
+		Host: s.host, PID: os.Getpid(),
 	}
 	if d.Endpoints == nil {
 		d.Endpoints = map[string]string{}
@@ -74,7 +76,7 @@ func (s *Service) rebirth() (message.Message, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	hangs := !s.asking.IsZero() && time.Since(s.asking) > s.o.Heartbeat
-	if s.announced == "" || s.phase == stopped || hangs {
+	if s.announced == "" || s.phase == stopped || hangs || s.ousted != nil {
 		return message.Message{}, false
 	}
 	m, err := s.status(verdict{s.state, s.reason}, s.usage.known())
@@ -87,6 +89,9 @@ func (s *Service) rebirth() (message.Message, bool) {
 
 // announceLocked announces the current state. s.mu is held.
 func (s *Service) announceLocked() {
+	if s.ousted != nil { // the place is another's
+		return
+	}
 	m, err := s.status(verdict{s.state, s.reason}, s.usage.known())
 	if err != nil { // what can fail was tried in Start
 		s.log.Error("status cannot be encoded", "error", err)
@@ -329,7 +334,7 @@ func (s *Service) onOwnStatus(d *client.Delivery) {
 // infoLocked is what this service knows of itself. s.mu is held, or s not yet shared.
 func (s *Service) infoLocked() Info {
 	i := Info{
-		ID: s.o.ID, Type: s.o.Type, Version: s.o.Version, State: s.state, Reason: s.reason,
+		ID: s.o.ID, Type: s.o.Type, Version: s.o.Version, State: s.state, Reason: s.reason, Host: s.host, PID: os.Getpid(),
 		Started: s.started, LastSeen: time.Now(), Uptime: time.Since(s.started),
 		Dependencies: s.o.Dependencies, Endpoints: s.o.Endpoints, Metadata: s.o.Metadata,
 		Resources: s.usage.known(),

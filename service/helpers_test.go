@@ -312,3 +312,12 @@ func (c *cord) plug() {
 	defer c.mu.Unlock()
 	c.cut = false
 }
+
+func must(t *testing.T, errs ...error) {
+	t.Helper()
+	for _, err := range errs {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}

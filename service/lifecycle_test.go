@@ -59,8 +59,8 @@ func TestAnnouncement(t *testing.T) {
 			}
 		}
 		details := payload["details"].(map[string]any)
-		if keys := slices.Sorted(maps.Keys(details)); !slices.Equal(keys, []string{"dependencies", "endpoints", "last_heartbeat",
-			"metadata", "service_id", "service_type", "start_time", "state", "uptime", "version"}) {
+		if keys := slices.Sorted(maps.Keys(details)); !slices.Equal(keys, []string{"dependencies", "endpoints", "host", "last_heartbeat",
+			"metadata", "pid", "service_id", "service_type", "start_time", "state", "uptime", "version"}) {
 			t.Errorf("keys of the details: %v", keys)
 		}
 		for key, value := range map[string]any{"service_id": "gps_1", "service_type": "sensors", "version": "1.2.3", "state": want} {

@@ -16,6 +16,8 @@ import (
 type Info struct {
 	ID, Type, Version string
 	State             State
+	Host              string    // where it runs
+	PID               int       // of its process there
 	Reason            string    // for the state; "" when none was given
 	Started           time.Time // by the service's own clock
 	// LastSeen is when its last sign of life was received, by this receiver's monotonic clock. A retained status counts

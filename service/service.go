@@ -139,6 +139,7 @@ type Service struct {
 	mail     *mail
 	started  time.Time
 	metadata []byte // Options.Metadata as JSON
+	host     string
 
 	ctx     context.Context // ends when the goroutines of the service shall
 	cancel  context.CancelFunc
@@ -164,7 +165,8 @@ type Service struct {
 	synced    chan struct{} // closed when the broker has sent the first announcement back
 	handlers  map[string]handler
 	shutdown  []func(ctx context.Context)
-	stopErr   error // of Stop, valid when stopped is closed
+	ousted    *InUseError // another process has this service's id, and its place
+	stopErr   error       // of Stop, valid when stopped is closed
 }
 
 // phase of a service's life; it only ever grows.
@@ -194,6 +196,7 @@ const cleanup = 3 * time.Second
 //
 // It answers ping, status and shutdown, and what Options.Setup registered, from its first announcement on. A dependency
 // that is not healthy after DependencyTimeout, or when ctx ends, gives a *[DependencyError] that names each missing one.
+// An id that a running process has already gives an *[InUseError].
 // On error everything is taken back: the service is announced as offline, and nothing keeps running. ctx bounds Start
 // alone; the service lives until Stop.
 func Start(ctx context.Context, o Options) (*Service, error) {
@@ -202,7 +205,7 @@ func Start(ctx context.Context, o Options) (*Service, error) {
 		return nil, fmt.Errorf("start service %q: %w", o.ID, err)
 	}
 	s := &Service{
-		o: o, log: o.Logger, started: time.Now(), usage: newUsage(o.DiskPath),
+		o: o, log: o.Logger, started: time.Now(), usage: newUsage(o.DiskPath), host: hostname(),
 		mail: newMail(), ready: make(chan struct{}), done: make(chan struct{}), stopped: make(chan struct{}), synced: make(chan struct{}),
 		nudge: make(chan struct{}, 1), foreign: make(chan struct{}, 1), first: make(chan chan struct{}),
 		own: verdict{state: Healthy}, health: verdict{state: Healthy}, state: Starting,
@@ -223,6 +226,14 @@ func Start(ctx context.Context, o Options) (*Service, error) {
 		return nil, fmt.Errorf("start service %s: %w", o.ID, err)
 	}
 	co.Birth = s.birth(co.Birth)
+	co.OnState = s.watchPlace(co.OnState)
+	if err := s.claim(ctx); err != nil {
+		s.cancel()
+		if used := (*InUseError)(nil); errors.As(err, &used) {
+			return nil, err // says it all
+		}
+		return nil, fmt.Errorf("start service %s: %w", o.ID, err)
+	}
 	if s.client, err = client.Connect(ctx, co); err != nil {
 		s.cancel()
 		return nil, fmt.Errorf("start service %s: %w", o.ID, err)
@@ -230,7 +241,10 @@ func Start(ctx context.Context, o Options) (*Service, error) {
 	if err := s.begin(ctx); err != nil {
 		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanup)
 		defer cancel()
-		_ = s.stop(grace, "did not start") // the first error is the one to tell
+		stopErr := s.stop(grace, "did not start") // the first error is the one to tell
+		if used := (*InUseError)(nil); errors.As(stopErr, &used) {
+			return nil, used
+		}
 		if dep := (*DependencyError)(nil); errors.As(err, &dep) {
 			return nil, err // says it all
 		}
@@ -340,7 +354,7 @@ func (s *Service) judgeLocked() {
 	old := s.state
 	s.state, s.reason = v.state, v.reason
 	s.registry.setSelf(s.infoLocked())
-	if s.announced == "" {
+	if s.announced == "" || s.ousted != nil {
 		return
 	}
 	s.announceLocked()

@@ -16,7 +16,7 @@ import (
 // reasonLost is the reason in a Will. An offline status with another reason was announced by the service itself.
 const reasonLost = "connection lost"
 
-// details is payload.details of a status, as we send it. Reason is beside the base format, and only there when known.
+// details is payload.details of a status, as we send it. Reason, host and pid are beside the base format, and only there when known.
 type details struct {
 	ServiceID     string            `json:"service_id"`
 	ServiceType   string            `json:"service_type"`
@@ -29,6 +29,8 @@ type details struct {
 	Endpoints     map[string]string `json:"endpoints"`
 	Metadata      json.RawMessage   `json:"metadata"`
 	Reason        string            `json:"reason,omitempty"`
+	Host          string            `json:"host,omitempty"`
+	PID           int               `json:"pid,omitempty"`
 }
 
 // identity tells two statuses of a service apart.
@@ -51,6 +53,8 @@ type report struct {
 	endpoints            map[string]string
 	metadata             map[string]any
 	resources            *message.Resources
+	host                 string
+	pid                  int
 }
 
 // readStatus reads a status liberally: services that are not ours leave keys out, add others, and write times as numbers
@@ -81,6 +85,10 @@ func readStatus(d *client.Delivery) (rep report, ok bool) {
 	rep.serviceType = det.text("service_type")
 	rep.version = first(det.text("version"), payload.text("version"))
 	rep.started = det.time("start_time")
+	rep.host = det.text("host")
+	if pid, ok := det.number("pid"); ok && pid > 0 && pid < 1<<31 {
+		rep.pid = int(pid)
+	}
 	rep.heartbeat = det.time("last_heartbeat")
 	if rep.heartbeat.IsZero() && !m.Raw {
 		rep.heartbeat = m.Metadata.Time()
@@ -113,6 +121,10 @@ func (rep *report) merge(i *Info) {
 	}
 	i.Type = first(rep.serviceType, i.Type)
 	i.Version = first(rep.version, i.Version)
+	i.Host = first(rep.host, i.Host)
+	if rep.pid != 0 {
+		i.PID = rep.pid
+	}
 	if !rep.started.IsZero() {
 		i.Started = rep.started
 	}

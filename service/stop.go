@@ -77,9 +77,17 @@ func (s *Service) leave(ctx context.Context) error {
 			time.AfterFunc(lastGrace, cancel)
 		}
 	})()
+	hurry, now := context.WithCancel(ctx)
+	now()
 	s.cancel() // no heartbeat follows the goodbye
 	err := s.sayGoodbye(ctx)
-	if e := s.client.Close(ctx); e != nil {
+	s.mu.Lock()
+	ousted := s.ousted
+	s.mu.Unlock()
+	if ousted != nil { // what waits to be said is not this service's to say any more
+		err = ousted
+		_ = s.client.Close(hurry)
+	} else if e := s.client.Close(ctx); e != nil {
 		err = errors.Join(err, fmt.Errorf("disconnect: %w", e))
 	}
 	ended := make(chan struct{})
@@ -134,7 +142,7 @@ func (s *Service) sayGoodbye(ctx context.Context) error {
 	s.mu.Lock()
 	s.phase = stopped
 	s.judgeLocked()
-	if s.announced != "" {
+	if s.announced != "" && s.ousted == nil {
 		s.emitOfflineLocked(s.o.ID, time.Now())
 	}
 	s.mail.close()

@@ -25,10 +25,11 @@ func TestWillIsRetained(t *testing.T) {
 	defer func() { _ = b.Stop(context.Background()) }()
 	var mu sync.Mutex
 	var link net.Conn
+	cut := false
 	dial := func(ctx context.Context) (net.Conn, error) {
 		mu.Lock()
 		defer mu.Unlock()
-		if link != nil {
+		if cut {
 			return nil, errors.New("cut off for good")
 		}
 		var err error
@@ -86,6 +87,7 @@ func TestWillIsRetained(t *testing.T) {
 	}
 	mu.Lock()
 	_ = link.Close()
+	cut = true
 	mu.Unlock()
 	await(false, "offline")
 	if _, err := observer.Subscribe(ctx, "system/services/+/status", hear); err != nil {

@@ -169,6 +169,9 @@ func testDisk(t *testing.T, d *disk) {
 	ctx := within(t, 40*time.Second)
 	s := newServer(t)
 	s.Dir, s.User, s.Faulty = d.dir, d.user, true
+	file := filepath.Join(built.dir, "disk.yaml") // of more than is queued by default, in the long form
+	must(t, os.WriteFile(file, []byte("broker:\n  max_queued_bytes: 1000000000\n"), 0o644))
+	s.Env = []string{"LAWNBERRY_CONFIG=" + file}
 	s.start()
 
 	durable := func(id string, v packet.Version) *peer {
@@ -324,6 +327,9 @@ func testDisk(t *testing.T, d *disk) {
 			b := compare([]*peer{p}, []*peer{sub}, need)
 			two := compare([]*peer{p}, []*peer{sub}, exactly)
 			t.Logf("%-13s to %-7s %v; of these at QoS 2: %d duplicates", p.o.ID, sub.o.ID, b, two.Duplicates)
+			if sub == offline {
+				tally(t, strings.ReplaceAll(d.name, " ", "_")+",_from_"+p.o.ID, pick(2, 10), b)
+			}
 			lost := b.Lost
 			if sub == online {
 				// What it is sent while the store fails has packet identifiers that a broker that is killed then uses again. One that

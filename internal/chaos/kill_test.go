@@ -332,6 +332,7 @@ func (k *killing) end(kills int) {
 				return strings.HasPrefix(name, fmt.Sprintf("load/%d/", qos)) && (r.topic == nil || r.topic(name))
 			})
 			t.Logf("%-22s QoS%d %10d %10d %8d %10d %6d %11d %12d", r.name, qos, b.Published, b.Acknowledged, b.Refused, b.Delivered, b.Lost, b.Duplicates, b.Misordered)
+			tally(t, fmt.Sprintf("kill_-9_of_the_broker,_QoS_%d_to_%s", qos, strings.ReplaceAll(r.name, " ", "_")), kills, b)
 			if b.Lost > 0 || b.Invented > 0 {
 				t.Errorf("%s: %v", r.name, b)
 			}

@@ -83,6 +83,14 @@ func pick[T any](short, ifLong T) T {
 	return short
 }
 
+// tally prints a line of the table that make chaos ends with (scripts/chaos): a fault, how many times it was injected, and what became
+// of the messages meanwhile. What was refused was not sent; what is lost was acknowledged.
+func tally(t testing.TB, fault string, times int, b balance) {
+	t.Helper()
+	t.Logf("fault=%s times=%d sent=%d delivered=%d lost=%d duplicated=%d out_of_order=%d", fault, times, b.Published-b.Refused,
+		b.Published-b.Refused-b.Lost, b.Lost, b.Duplicates, b.Misordered)
+}
+
 // seeded returns random numbers whose seed is printed. LAWNBERRY_CHAOS_SEED sets it.
 func seeded(t testing.TB) *rand.Rand {
 	seed := rand.Uint64()

@@ -137,6 +137,7 @@ func testStalled(t *testing.T, kinds []string, bound int) {
 		must(t, p.ping(ctx), p.ping(ctx))
 		b := compare(publishers, []*peer{p}, load)
 		t.Logf("%-12s %v", p.o.ID, b)
+		tally(t, "stalled_subscriber,_to_others_("+p.o.ID+")", 1, b)
 		if b.Delivered != b.Published || b.Duplicates+b.Misordered+b.Invented > 0 {
 			t.Errorf("%s has not got everything, once, in order", p.o.ID)
 		}
@@ -158,6 +159,7 @@ func testStalled(t *testing.T, kinds []string, bound int) {
 		kept := b.Delivered - int(x.got.Load())
 		t.Logf("%-12s %v; %d had come before it was resumed, %d after; of these at QoS 2: %d duplicates",
 			x.peer.o.ID, b, x.got.Load(), kept, twos.Duplicates)
+		tally(t, "stalled_subscriber,_to_it_("+x.peer.o.ID+")", 1, b)
 		if b.Lost+b.Misordered+b.Invented+twos.Duplicates+int(x.undeclared.Load()) > 0 {
 			t.Errorf("%s: wrong, %d duplicates came without DUP", x.peer.o.ID, x.undeclared.Load())
 		}
@@ -370,6 +372,7 @@ func TestSlow(t *testing.T) {
 			_ = sub.ping(ctx) // nothing comes after it
 			b := compare(publishers, []*peer{sub}, nil)
 			t.Logf("%-12s %v; published in %v, delivered in %v", c.name, b, published.Round(time.Millisecond), took.Round(time.Millisecond))
+			tally(t, "slow_subscriber,_"+c.name, 1, b)
 			if b.Published != burst || b.Delivered != burst || b.Lost+b.Refused+b.Duplicates+b.Misordered+b.Invented > 0 || sub.numbers().Connects != 1 {
 				t.Errorf("%s: not everything came, once, in order, on one connection: %v", c.name, sub.last.err)
 			}

@@ -138,6 +138,7 @@ func TestStop(t *testing.T) {
 		b := compare(publishers, []*peer{sub}, nil)
 		twos := compare(publishers, []*peer{sub}, func(topic string) bool { return strings.HasPrefix(topic, "load/2/") })
 		t.Logf("%-12s %v; of these at QoS 2: %d duplicates", sub.o.ID, b, twos.Duplicates)
+		tally(t, "SIGTERM,_to_"+sub.o.ID, stops, b)
 		if b.Lost+b.Misordered+b.Invented+b.Refused > 0 || sub != online1 && twos.Duplicates > 0 {
 			t.Errorf("%s: wrong", sub.o.ID)
 		}
