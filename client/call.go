@@ -151,7 +151,7 @@ func (c *Client) Call(ctx context.Context, target, command string, parameters, r
 	}
 	k := c.calls.add(id)
 	defer c.calls.remove(id)
-	p.call = k
+	p.call, p.unawaited = k, true
 	p.birth = ctx.Value(birthKey{}) == c
 
 	c.mu.Lock()
@@ -161,7 +161,7 @@ func (c *Client) Call(ctx context.Context, target, command string, parameters, r
 		return &CommandError{Service: target, Command: command, Code: CodeRefused, cause: refused,
 			Message: "no answer could be received: " + refused.Error()}
 	}
-	if err := c.submit(ctx, p); err != nil {
+	if err := c.submit(ctx, p, true); err != nil {
 		if ctx.Err() != nil {
 			return c.gaveUp(ctx, target, command, timeout, true)
 		}
@@ -233,7 +233,7 @@ func (c *Client) cancelRequest(target, id string) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel() // a full outbox is not waited for
-	_ = c.submit(ctx, p)
+	_ = c.submit(ctx, p, false)
 }
 
 // gaveUp is the error of a call whose ctx ended.

@@ -326,7 +326,8 @@ func (a *reply) send(c *Client) error {
 	}
 	p, err := c.prepare(a.topic, a.m, opts)
 	if err == nil {
-		err = c.submit(context.Background(), p)
+		p.unawaited = true
+		err = c.submit(context.Background(), p, true)
 	}
 	if err != nil {
 		c.opts.Logger.Warn("response not sent", "topic", a.topic, "error", err)

@@ -191,7 +191,7 @@ func (c *Client) control(l *link, kind packet.Type, id uint16, code packet.Code)
 		l.open = max(l.open-1, 0) // the message may have come over an earlier link
 	}
 	l.out = packet.AppendAck(l.out, kind, l.version, id, code)
-	l.push()
+	c.pushLate(l)
 }
 
 // release takes in PUBREL.

@@ -71,6 +71,8 @@ type publication struct {
 	class    topic.Class
 	birth    bool
 
+	unawaited bool // nobody waits for the end of its handshake
+
 	queued     bool // in the outbox
 	released   bool // PUBREC received; only PUBREL and PUBCOMP are left [MQTT-4.3.3-6]
 	id         uint16
@@ -102,7 +104,7 @@ func (c *Client) Publish(ctx context.Context, topic string, m message.Message, o
 	p.birth = ctx.Value(birthKey{}) == c
 	wait := c.waits.Get().(chan error)
 	p.wait = wait
-	if err = c.submit(ctx, p); err == nil {
+	if err = c.submit(ctx, p, true); err == nil {
 		select {
 		case err = <-wait:
 			c.waits.Put(wait)
@@ -135,7 +137,7 @@ func (c *Client) publishError(topic string, err error) error {
 func (c *Client) PublishAsync(topic string, m message.Message, opts ...PublishOption) *Receipt {
 	p, err := c.prepare(topic, m, opts)
 	if err == nil {
-		err = c.submit(context.Background(), p)
+		err = c.submit(context.Background(), p, false)
 	}
 	if err != nil {
 		r := &Receipt{c: c}
