@@ -146,6 +146,9 @@ func newClient(o Options) (*Client, error) {
 	if c.disk, err = openDisk(&o); err != nil {
 		return nil, err
 	}
+	if err := c.loadRequests(); err != nil {
+		return nil, errors.Join(err, c.disk.Close())
+	}
 	return c, nil
 }
 

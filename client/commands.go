@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/lawnberry/lawnberry/message"
@@ -29,6 +30,7 @@ type Request struct {
 	correlation string // of the envelope
 	replyTo     string // as Publish takes it; "" is nowhere
 	key         string // of requests; "" if the message has no id
+	late        string // why it came too late; "" if it did not
 }
 
 // ServeCommands subscribes to commands/{name} and answers each request with what h returns, over the Response Topic
@@ -83,7 +85,7 @@ func (s *commandServer) take(ctx context.Context, d *Delivery) {
 		c.opts.Logger.Debug("retained command ignored", "topic", d.Topic)
 		return
 	}
-	if d.Invalid != nil {
+	if d.Invalid != nil && !s.c.tooLate(d) {
 		s.refuse(d)
 		return
 	}
@@ -120,6 +122,9 @@ func (s *commandServer) take(ctx context.Context, d *Delivery) {
 		if run.Err() == nil {
 			c.mu.Lock()
 			c.handlers++
+			if c.disk != nil {
+				c.keep(d.in)
+			}
 			c.mu.Unlock()
 			go s.run(run, r, e)
 			return
@@ -139,9 +144,15 @@ func (s *commandServer) take(ctx context.Context, d *Delivery) {
 	stop()
 }
 
-// expired counts a request that is not run because of its deadline. Nobody waits for an answer.
+// expired counts a request that is not run because of its deadline. Only one that was late when it came is answered: its
+// caller may wait, with another idea of the time.
 func (s *commandServer) expired(r *Request) {
-	_ = s.c.stats.reject(&message.Error{Reason: message.ReasonExpired, Rule: "is past its deadline"})
+	if r.late != "" {
+		s.c.answerRequest(r, nil, &CommandError{Code: CodeTimeout, Message: r.late}, 0)
+	}
+	if r.Delivery.Invalid == nil { // else counted already
+		_ = s.c.stats.reject(&message.Error{Reason: message.ReasonExpired, Rule: "is past its deadline"})
+	}
 	s.c.opts.Logger.Debug("expired command ignored", "topic", r.Delivery.Topic, "command", r.Command, "sender", r.Sender)
 }
 
@@ -165,6 +176,17 @@ func (s *commandServer) run(ctx context.Context, r *Request, e *execution) {
 	defer c.handlerEnded()
 	defer func() { <-s.slots }()
 	defer e.cancel()
+	if c.disk != nil {
+		if e.key != "" {
+			c.recordBegin(r, e)
+		}
+		c.handled(r.Delivery.in)
+		if ctx.Err() != nil { // it took too long
+			s.expired(r)
+			c.requests.end(e, nil)
+			return
+		}
+	}
 	begin := time.Now()
 	result, err := s.call(ctx, r)
 	if ended := ctx.Err(); ended != nil && errors.Is(err, ended) {
@@ -177,6 +199,9 @@ func (s *commandServer) run(ctx context.Context, r *Request, e *execution) {
 	answer := c.answerRequest(r, result, err, time.Since(begin))
 	if repeated := c.requests.end(e, answer); repeated && answer != nil {
 		_ = answer.send(c) // logged there
+	}
+	if e.record != nil {
+		c.recordEnd(e, answer)
 	}
 }
 
@@ -225,7 +250,7 @@ func (s *commandServer) parse(d *Delivery) (*Request, error) {
 	if len(r.Parameters) == 0 {
 		r.Parameters = json.RawMessage("{}")
 	}
-	r.Deadline = deadline(d, p.Timeout)
+	r.Deadline, r.late = s.c.deadline(d, p.Timeout)
 	return r, nil
 }
 
@@ -238,22 +263,6 @@ func parsePlain(body []byte, p *message.Command) error {
 		return errors.New(`the request has no "command"`)
 	}
 	return nil
-}
-
-// deadline is when a request must have begun: expires_at, else timeout seconds after receipt.
-func deadline(d *Delivery, timeout float64) time.Time {
-	const longest = 24 * 3600
-	if e := d.Message.Metadata.ExpiresAt; e != 0 {
-		return message.Metadata{Timestamp: e}.Time()
-	}
-	if !(timeout > 0) {
-		timeout = defaultCallTimeout.Seconds()
-	}
-	at := d.Received.Add(time.Duration(min(timeout, longest) * float64(time.Second)))
-	if d.Expiry > 0 && d.Received.Add(d.Expiry).Before(at) {
-		at = d.Received.Add(d.Expiry)
-	}
-	return at
 }
 
 // replyTopic returns where an answer may go, as Publish takes it, or "". A requester must not make us publish on a topic
@@ -337,12 +346,13 @@ func (a *reply) send(c *Client) error {
 
 // requests remembers what was executed, so that nothing is executed twice.
 type requests struct {
-	mu    sync.Mutex
-	seen  map[string]*execution
-	order []*execution // of seen, oldest first
+	mu      sync.Mutex
+	seen    map[string]*execution
+	order   []*execution // of seen, oldest first
+	seq     uint64       // of the latest record on disk
+	evicted []string     // keys that are on disk and not in seen any more
+	failing atomic.Bool  // the disk takes no records
 }
-
-const maxRequests = 1024
 
 // An execution is a request that was begun. requests.mu guards it.
 type execution struct {
@@ -351,6 +361,8 @@ type execution struct {
 	done        bool
 	repeated    bool // it came again before it was done
 	answer      *reply
+	deadline    time.Time
+	record      *requestRecord // on disk, else nil
 }
 
 func (q *requests) init() { q.seen = make(map[string]*execution) }
@@ -362,23 +374,34 @@ func (q *requests) begin(r *Request, cancel context.CancelFunc) (e *execution, f
 	if e := q.seen[r.key]; e != nil && r.key != "" {
 		return e, false
 	}
-	e = &execution{key: r.key, caller: r.Sender + "\x00" + r.correlation, cancel: cancel}
+	e = &execution{key: r.key, caller: r.Sender + "\x00" + r.correlation, cancel: cancel, deadline: r.Deadline}
 	if r.key == "" {
 		return e, true
 	}
+	q.evict()
+	q.seen[e.key] = e
+	q.order = append(q.order, e)
+	return e, true
+}
+
+// evict makes room for one more. Those that run stay, and so do those that may come again before their deadline.
+func (q *requests) evict() {
 	for range len(q.order) - maxRequests + 1 {
 		old := q.order[0]
+		if old.done && len(q.order) < maxLiveRequests && time.Now().Before(old.deadline) {
+			return
+		}
 		q.order = q.order[1:]
 		switch {
 		case !old.done:
 			q.order = append(q.order, old)
 		case q.seen[old.key] == old:
 			delete(q.seen, old.key)
+			if old.record != nil {
+				q.evicted = append(q.evicted, old.key)
+			}
 		}
 	}
-	q.seen[e.key] = e
-	q.order = append(q.order, e)
-	return e, true
 }
 
 // end keeps the answer. It reports whether the request has come again meanwhile.

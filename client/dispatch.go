@@ -24,6 +24,9 @@ type Delivery struct {
 	User            [][2]string   // user properties in order
 	Expiry          time.Duration // remaining message expiry; 0 is none
 	Invalid         error         // with WithInvalid: the rule that the message breaks, usually a *message.Error
+
+	in      *inbound
+	backlog bool // the broker may have kept it until this session was resumed
 }
 
 // user returns the value of the first user property of that name.
@@ -40,6 +43,7 @@ func (d *Delivery) user(key string) (string, bool) {
 type name struct {
 	full, rel string
 	status    bool // system/services/+/status, which is exempt from the age limit
+	command   bool // commands/+, whose deadline is judged by more than clocks
 
 	subs    []*Subscription // whose filters match, without subscription identifiers
 	version uint64          // of the table of subscriptions, when subs was made
@@ -58,6 +62,7 @@ func (r *receiver) name(topicName []byte) *name {
 	inside := false
 	n.rel, inside = r.c.opts.Topics.Relative(n.full)
 	n.status = inside && topic.Match("system/services/+/status", n.rel)
+	n.command = inside && topic.Match("commands/+", n.rel)
 	r.names[n.full] = n
 	return n
 }
@@ -72,6 +77,7 @@ func (r *receiver) publish() error {
 	n := r.name(p.Topic)
 	in := &inbound{full: n.full, id: p.ID, qos: p.QoS}
 	c.deliver(&in.d, n, p)
+	in.d.backlog = n.command && l.resumed && in.d.Received.Sub(l.began) < backlogTime
 	invalid := c.judge(in, n)
 
 	c.mu.Lock()
@@ -163,7 +169,7 @@ func (c *Client) judge(in *inbound, n *name) error {
 		if d.Retained || n.status || will {
 			lim.MaxAge = -1
 		}
-		if err = m.CheckAge(d.Received, lim); err == nil {
+		if err = m.CheckAge(d.Received, lim); err == nil || c.inTime(d, n, &m) {
 			d.Message = m
 			if !m.Raw && !d.Retained {
 				c.stats.oneWay.record(d.Received.Sub(m.Metadata.Time()))

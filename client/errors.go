@@ -180,10 +180,11 @@ const (
 	CodeOffline        = "offline"         // the target is known to be away
 	CodeUnknownCommand = "unknown_command"
 	CodeBadParameters  = "bad_parameters"
-	CodeFailed         = "failed"    // the handler returned an error
-	CodeTimeout        = "timeout"   // no answer before the deadline
-	CodeCancelled      = "cancelled" // the caller's context was cancelled
-	CodeRefused        = "refused"   // by the broker, or by the target
+	CodeFailed         = "failed"      // the handler returned an error
+	CodeTimeout        = "timeout"     // no answer before the deadline
+	CodeCancelled      = "cancelled"   // the caller's context was cancelled
+	CodeRefused        = "refused"     // by the broker, or by the target
+	CodeInterrupted    = "interrupted" // the target was restarted while it ran: outcome unknown
 )
 
 // CommandError is a failed command, with a reason a person can act on.

@@ -21,6 +21,7 @@ type inbound struct {
 	due    bool // in an ackQueue
 	done   bool // all handlers returned
 	parked bool
+	kept   bool // not to be acknowledged before it is done
 }
 
 // incoming is the receiving half of the session state. Client.mu guards it.
@@ -179,7 +180,13 @@ func (c *Client) ackAhead(l *link, a *ackQueue, in *inbound) bool {
 			return false
 		}
 	}
-	return !in.parked
+	return !in.parked && !in.kept
+}
+
+// keep delays the acknowledgement of in until handled is called once more. mu is held.
+func (c *Client) keep(in *inbound) {
+	in.kept = true
+	in.pending.Add(1)
 }
 
 // control appends an acknowledgement packet.

@@ -30,6 +30,8 @@ type link struct {
 	version packet.Version
 	rd      *packet.Reader
 	server  server
+	resumed bool // the broker had the session
+	began   time.Time
 
 	// Guarded by Client.mu.
 	out        []byte      // what is written next

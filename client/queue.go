@@ -135,6 +135,7 @@ func (s *Subscription) run(it item) {
 		}
 		s.c.handled(it.in)
 	}()
+	it.d.in = it.in
 	s.h(s.ctx, it.d)
 }
 

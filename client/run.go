@@ -117,6 +117,7 @@ func (e *birthError) Unwrap() error { return e.err }
 // serve uses l until it ends, and returns why it did. setup bounds the time until it is ready, which it tells by ready.
 func (c *Client) serve(ctx, setup context.Context, l *link, present, first bool, ready func()) error {
 	c.mu.Lock()
+	l.resumed, l.began = present, time.Now()
 	if !present {
 		c.forget()
 	}
@@ -124,6 +125,7 @@ func (c *Client) serve(ctx, setup context.Context, l *link, present, first bool,
 	c.link = l
 	if present && first {
 		c.startParking()
+		c.freeIdentifiers(l)
 	}
 	l.loops.Add(3)
 	go c.read(l)

@@ -1,0 +1,193 @@
+package client
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/lawnberry/lawnberry/internal/store"
+	"github.com/lawnberry/lawnberry/message"
+)
+
+// The table of executed requests is on disk when there is a directory. A request's record is durable before its handler
+// begins, and before the request is acknowledged; its answer is added when there is one. So a crash runs nothing twice: what
+// comes again is answered with what is stored or, when the crash came between, with the code interrupted.
+//
+// When the disk fails a request runs all the same. Its record serves only if this process crashes and the request
+// comes again, while a mower that obeys no "stop" because its disk is full is dangerous at once. It is counted and said in
+// the log.
+
+const (
+	// maxRequests are remembered in any case, the latest. It is more than a broker can have unacknowledged here
+	// (receiveMaximum), which is what comes again after a crash.
+	maxRequests = 1024
+	// maxLiveRequests bounds those that are remembered beyond that because their deadline has not passed: others can still
+	// send them again.
+	maxLiveRequests = 4096
+)
+
+// errInterrupted answers a request that was running when this process, or the machine, went down.
+var errInterrupted = &CommandError{Code: CodeInterrupted, Message: "interrupted by a restart: outcome unknown"}
+
+// A requestRecord is the value stored for a request; the key is requestKey and Request.key.
+type requestRecord struct {
+	Seq         uint64          `json:"seq"` // in the order of their begin
+	Command     string          `json:"command"`
+	Deadline    time.Time       `json:"deadline"`
+	Topic       string          `json:"topic,omitempty"` // of the answer, as Publish takes it
+	Correlation string          `json:"correlation,omitempty"`
+	Data        []byte          `json:"data,omitempty"` // Correlation Data
+	Done        bool            `json:"done,omitempty"`
+	Code        string          `json:"code,omitempty"`
+	Answer      json.RawMessage `json:"answer,omitempty"` // the envelope; none when nobody waits for one
+}
+
+func (r *requestRecord) set(b *store.Batch, key string) error {
+	value, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	b.Set(diskKey(key), value)
+	return nil
+}
+
+func diskKey(key string) []byte { return append([]byte{requestKey}, key...) }
+
+// recordBegin makes the record of a request durable.
+func (c *Client) recordBegin(r *Request, e *execution) {
+	e.record = &requestRecord{Command: r.Command, Deadline: r.Deadline.Round(0), Topic: r.replyTo, Correlation: r.correlation, Data: r.Delivery.CorrelationData}
+	q := &c.requests
+	q.mu.Lock()
+	q.seq++
+	e.record.Seq = q.seq
+	evicted := q.evicted
+	q.evicted = nil
+	q.mu.Unlock()
+	if err := c.record(e, evicted); err != nil {
+		c.stats.unrecorded.Add(1)
+		q.mu.Lock()
+		q.evicted = append(q.evicted, evicted...)
+		q.mu.Unlock()
+	}
+}
+
+// recordEnd stores the answer to a request, nil if there is none. It is called after the answer was sent, for which nobody
+// should have to wait.
+func (c *Client) recordEnd(e *execution, a *reply) {
+	rec := e.record
+	rec.Done = true
+	if a != nil {
+		rec.Topic, rec.Code = a.topic, a.code
+		if body, err := a.m.Append(nil); err == nil {
+			rec.Answer = body
+		}
+	}
+	_ = c.record(e, nil) // without it the answer to the same request is errInterrupted after a crash
+	rec.Answer = nil     // e has it
+}
+
+// record stores e's record and deletes those that were evicted.
+func (c *Client) record(e *execution, evicted []string) error {
+	var b store.Batch
+	err := e.record.set(&b, e.key)
+	for _, key := range evicted {
+		b.Delete(diskKey(key))
+	}
+	if err == nil {
+		err = c.disk.Commit(&b)
+	}
+	q := &c.requests
+	if failing := err != nil; q.failing.Swap(failing) != failing {
+		if failing {
+			c.opts.Logger.Error("commands run without a record on disk: a crash may run them twice", "dir", c.opts.Dir, "error", err)
+		} else {
+			c.opts.Logger.Info("commands are recorded on disk again", "dir", c.opts.Dir)
+		}
+	}
+	return err
+}
+
+// loadRequests reads the table from the disk. Requests that a crash has interrupted are answered if anybody can still wait.
+func (c *Client) loadRequests() error {
+	if c.disk == nil {
+		return nil
+	}
+	type found struct {
+		key string
+		rec requestRecord
+	}
+	var all []found
+	var b store.Batch
+	err := c.disk.Scan([]byte{requestKey}, func(key, value []byte) error {
+		f := found{key: string(key[1:])}
+		if json.Unmarshal(value, &f.rec) != nil {
+			b.Delete(key)
+			return nil
+		}
+		all = append(all, f)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("commands in %s: %w", c.opts.Dir, err)
+	}
+	slices.SortFunc(all, func(x, y found) int { return cmp.Compare(x.rec.Seq, y.rec.Seq) })
+	q := &c.requests
+	now := time.Now()
+	for i := range all {
+		f := &all[i]
+		q.seq = f.rec.Seq
+		live := now.Before(f.rec.Deadline)
+		if later := len(all) - 1 - i; later >= maxLiveRequests || later >= maxRequests && !live {
+			b.Delete(diskKey(f.key))
+			continue
+		}
+		e := &execution{key: f.key, done: true, deadline: f.rec.Deadline, cancel: func() {}, record: &f.rec}
+		if f.rec.Done {
+			e.answer = storedReply(&f.rec)
+		} else {
+			e.answer = c.interrupted(f.key, e, live)
+			if err := f.rec.set(&b, f.key); err != nil {
+				return err
+			}
+		}
+		q.seen[e.key] = e
+		q.order = append(q.order, e)
+	}
+	if err := c.disk.Commit(&b); err != nil {
+		return fmt.Errorf("commands in %s: %w", c.opts.Dir, err)
+	}
+	return nil
+}
+
+// interrupted makes the answer to a request that a crash has interrupted, and puts it into the outbox if its caller may
+// still wait.
+func (c *Client) interrupted(key string, e *execution, live bool) *reply {
+	rec := e.record
+	c.opts.Logger.Warn("command interrupted by a restart: outcome unknown", "command", rec.Command, "request", printable(key))
+	rec.Done = true
+	if rec.Topic == "" {
+		return nil
+	}
+	r := &Request{Command: rec.Command, replyTo: rec.Topic, correlation: rec.Correlation, Delivery: &Delivery{CorrelationData: rec.Data}}
+	a := c.newReply(r, nil, errInterrupted, 0)
+	rec.Code = a.code
+	rec.Answer, _ = a.m.Append(nil)
+	if live {
+		_ = a.send(c) // logged there
+	}
+	return a
+}
+
+// storedReply reads the answer in a record.
+func storedReply(rec *requestRecord) *reply {
+	if len(rec.Answer) == 0 {
+		return nil
+	}
+	m, err := message.Decode(rec.Answer, message.Limits{MaxPayload: len(rec.Answer), MaxDepth: len(rec.Answer)})
+	if err != nil || m.Raw {
+		return nil
+	}
+	return &reply{topic: rec.Topic, correlation: rec.Data, m: m, code: rec.Code}
+}
