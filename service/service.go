@@ -33,6 +33,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/lawnberry/lawnberry/client"
@@ -147,6 +148,8 @@ type Service struct {
 	ready   chan struct{}  // closed when Options.Setup has returned
 	done    chan struct{}  // closed when asked to stop
 	stopped chan struct{}  // closed when Stop has finished
+
+	shares atomic.Bool // commands to its type come through a shared subscription
 
 	nudge   chan struct{}      // asks for an announcement soon
 	foreign chan struct{}      // our status topic carried something that is not our latest announcement
@@ -296,15 +299,7 @@ func (s *Service) listen(ctx context.Context) error {
 	if _, err := s.client.Subscribe(ctx, "system/events/"+eventOffline, s.onOfflineEvent); err != nil {
 		return err
 	}
-	accept := func(target string) bool { return target == s.o.ID || target == s.o.Type }
-	if _, err := s.client.ServeCommands(ctx, s.o.ID, accept, s.dispatch); err != nil {
-		return err
-	}
-	if s.o.Type == s.o.ID {
-		return nil
-	}
-	_, err := s.client.ServeCommands(ctx, s.o.Type, accept, s.dispatch)
-	return err
+	return s.serveCommands(ctx)
 }
 
 // ID returns Options.ID.
