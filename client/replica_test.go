@@ -46,9 +46,11 @@ func replicate(t *testing.T, n int, options func(id string) Options) *replicated
 			t.Fatal(err)
 		}
 		_, err := c.ServeCommands(testContext(t), "nav", accept, h, AsReplica(Replicas{
-			Group:    "nav",
-			Siblings: func() []string { return slices.DeleteFunc(slices.Clone(ids), func(other string) bool { return other == id }) },
-			Turn:     func() bool { return i == 0 },
+			Group: "nav",
+			Siblings: func() []string {
+				return slices.DeleteFunc(slices.Clone(ids), func(other string) bool { return other == id })
+			},
+			Turn: func() bool { return i == 0 },
 		}))
 		if err != nil {
 			t.Fatal(err)
