@@ -63,6 +63,7 @@ func (s *Service) birth(users func(context.Context, *client.Client) error) func(
 			if err := c.Publish(ctx, s.statusTopic(), m, retained()...); err != nil {
 				return fmt.Errorf("announce %s: %w", s.o.ID, err)
 			}
+			s.publishCommands(true) // the broker may have lost them
 		}
 		if users != nil {
 			return users(ctx, c)
