@@ -311,11 +311,7 @@ func (s *Service) onOwnStatus(d *client.Delivery) {
 			s.registry.setSeen(rep.state)
 		}
 		s.settled = true
-		select {
-		case <-s.synced:
-		default:
-			close(s.synced)
-		}
+		closeOnce(s.synced)
 		if s.missed {
 			s.missed = false
 			s.emitChangeLocked(s.o.ID, Offline, s.state)

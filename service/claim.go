@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/lawnberry/lawnberry/client"
-	"github.com/lawnberry/lawnberry/message"
 	"github.com/lawnberry/lawnberry/topic"
 )
 
@@ -49,12 +48,12 @@ func (e *InUseError) Error() string {
 const (
 	// proofTime is how long a service that is said to be running has to prove it. One that hangs is none.
 	proofTime = 2 * time.Second
-	// lookTime is how long the broker has to tell whether one is said to be running.
+	// lookTime is how long the broker has to tell the status.
 	lookTime = 5 * time.Second
 )
 
-// claim returns an *InUseError when a running service has this one's id. It takes two round trips when there is none, and
-// proofTime at most when one is said to be there that is not.
+// claim returns an *InUseError when a running service has this one's id. It takes a few round trips, and proofTime when neither
+// an answer comes nor anything that says that none can come: a broker that does not tell (MQTT 3.1.1), or a service that hangs.
 //
 // A broker that lets no such look happen (a client id of its choice, topics that only this service may use) is no reason not to
 // start: then there is no error.
@@ -75,70 +74,60 @@ func (s *Service) claim(ctx context.Context) error {
 		defer cancel()
 		_ = c.Close(bye)
 	}()
-	holder, gone, err := s.holder(ctx, c)
-	if err != nil || holder == nil {
+	status := &place{gone: make(chan struct{}), told: make(chan struct{})}
+	look, cancel := context.WithTimeout(ctx, lookTime)
+	defer cancel()
+	if _, err := c.Subscribe(look, s.statusTopic(), status.hear); err != nil {
 		return ctx.Err()
 	}
-	if !s.answers(ctx, c, gone) {
-		s.log.Info("the status of this service says that it is running, but nobody answers: its place is free")
+	if !s.answers(ctx, c, status.gone) {
 		return ctx.Err()
 	}
+	select { // who it is, is retained: it comes at the same time
+	case <-status.told:
+	case <-look.Done():
+	}
+	holder := status.last()
 	return &InUseError{ID: s.o.ID, Host: holder.host, PID: holder.pid, Since: holder.started}
 }
 
-// holder returns the retained status of a service that has this one's id and says that it is alive, or nil. gone is closed when
-// another status says that it is not.
-func (s *Service) holder(ctx context.Context, c *client.Client) (holder *report, gone <-chan struct{}, err error) {
-	ctx, cancel := context.WithTimeout(ctx, lookTime)
-	defer cancel()
-	var mu sync.Mutex
-	var latest *report
-	ended := make(chan struct{})
-	once := sync.OnceFunc(func() { close(ended) })
-	_, err = c.Subscribe(ctx, s.statusTopic(), func(_ context.Context, d *client.Delivery) {
-		rep, ok := readStatus(d)
-		mu.Lock()
-		defer mu.Unlock()
-		switch {
-		case !ok || rep.state == Offline || rep.state == "":
-			latest = nil
-			once()
-		case d.Retained:
-			latest = &rep
-		}
-	})
-	if err != nil {
-		return nil, nil, err
-	}
-	// What the broker has retained comes before what is published later [MQTT-4.6.0-6]: when that is here there was nothing else.
-	mark, err := message.NewHeartbeat(c.ID(), struct{}{})
-	if err != nil {
-		return nil, nil, err
-	}
-	arrived := make(chan struct{})
-	marked := sync.OnceFunc(func() { close(arrived) })
-	here := "responses/" + c.ID()
-	if _, err = c.Subscribe(ctx, here, func(_ context.Context, d *client.Delivery) {
-		if d.Message.Metadata.ID == mark.Metadata.ID {
-			marked()
-		}
-	}); err != nil {
-		return nil, nil, err
-	}
-	if err := c.Publish(ctx, here, mark, client.WithQoS(1)); err != nil {
-		return nil, nil, err
-	}
-	select {
-	case <-arrived:
-	case <-ctx.Done():
-		return nil, nil, ctx.Err()
-	}
-	mu.Lock()
-	defer mu.Unlock()
-	return latest, ended, nil
+// A place is what the status topic of a service says.
+type place struct {
+	gone chan struct{} // closed when it says that the service is away
+	told chan struct{} // closed when it says anything
+
+	mu     sync.Mutex
+	report report // guarded by mu
 }
 
-// answers reports whether the service that has the id answers a ping.
+func (p *place) hear(_ context.Context, d *client.Delivery) {
+	rep, ok := readStatus(d)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.report = rep
+	closeOnce(p.told)
+	if ok && rep.state == Offline {
+		closeOnce(p.gone)
+	}
+}
+
+// closeOnce closes c if it is open. Its callers exclude each other.
+func closeOnce(c chan struct{}) {
+	select {
+	case <-c:
+	default:
+		close(c)
+	}
+}
+
+func (p *place) last() report {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.report
+}
+
+// answers reports whether the service that has the id answers a ping. When the broker says that nobody hears the question,
+// or the status that the service is gone, that is known at once.
 func (s *Service) answers(ctx context.Context, c *client.Client, gone <-chan struct{}) bool {
 	ctx, cancel := context.WithTimeout(ctx, proofTime)
 	defer cancel()
