@@ -158,6 +158,9 @@ func (c *Client) ID() string { return c.id }
 // Topics returns the registry.
 func (c *Client) Topics() *topic.Registry { return c.opts.Topics }
 
+// MaxPayload returns the payload limit in bytes, Options.Limits.MaxPayload or its default.
+func (c *Client) MaxPayload() int { return c.opts.Limits.PayloadLimit() }
+
 // Connected reports whether the session is up now.
 func (c *Client) Connected() bool {
 	c.mu.Lock()

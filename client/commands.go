@@ -53,9 +53,12 @@ type Request struct {
 // a request. An envelope without correlation_id is run, and answered without one; an envelope with neither
 // correlation_id, Response Topic nor require_ack is not answered.
 func (c *Client) ServeCommands(ctx context.Context, name string, accept func(target string) bool,
-	h func(ctx context.Context, r *Request) (result any, err error)) (*Subscription, error) {
+	h func(ctx context.Context, r *Request) (result any, err error), opts ...ServeOption) (*Subscription, error) {
 	s := &commandServer{c: c, name: name, accept: accept, h: h, slots: make(chan struct{}, c.opts.Commands)}
-	return c.Subscribe(ctx, "commands/"+name, s.take, WithInvalid(), func(o *subscribing) { o.peek = s.peek })
+	for _, o := range opts {
+		o(s)
+	}
+	return s.subscribe(ctx)
 }
 
 type commandServer struct {
@@ -64,6 +67,9 @@ type commandServer struct {
 	accept func(target string) bool
 	h      func(ctx context.Context, r *Request) (any, error)
 	slots  chan struct{}
+
+	replicas *Replicas // nil without AsReplica
+	shared   bool      // the subscription is
 }
 
 // peek hears at once of a cancellation, for which take is too late while it waits for a slot. What has not begun by then
@@ -99,9 +105,13 @@ func (s *commandServer) take(ctx context.Context, d *Delivery) {
 		}
 		return
 	case s.accept != nil && !s.accept(r.Target):
+		s.passOn(r)
 		return
 	case r.Command == cancelCommand:
+		s.passCancel(r)
 		c.requests.cancel(r.Sender, r.correlation)
+		return
+	case s.othersTurn(r):
 		return
 	case !time.Now().Before(r.Deadline):
 		s.expired(r)
