@@ -117,7 +117,8 @@ func (s *commandServer) forward(r *Request, id string, m message.Message) {
 		if d.Expiry > 0 { // what is left by the broker's clock, whatever ours makes of expires_at
 			p.deadline = d.Received.Add(d.Expiry)
 		}
-		err = s.c.submit(context.Background(), p)
+		p.unawaited = true
+		err = s.c.submit(context.Background(), p, true)
 	}
 	if err != nil {
 		s.c.opts.Logger.Warn("command not passed on", "command", r.Command, "to", id, "error", err)

@@ -10,7 +10,7 @@ import (
 
 // Payload decodes m's payload into T, a type of the caller's or one of this package's ([SensorData], [Command],
 // [Response], [Status], [Event], [Alert]), whose defaults then stand for absent fields. Unknown keys are ignored. The
-// body of a raw message is decoded as JSON too.
+// body of a raw message is decoded as JSON too. The json.RawMessage of a Command or a Response is a part of m's payload.
 //
 // The error is an *[Error] that names the field: "payload.data.temperature must be a number, not a string".
 func Payload[T any](m Message) (T, error) {
@@ -53,6 +53,16 @@ func decodePayload(m Message, v any) error {
 	raw := m.Payload
 	if len(raw) == 0 && !m.Raw {
 		raw = emptyObject // as it goes over MQTT
+	}
+	switch p := v.(type) {
+	case *Command:
+		if p.decode(raw) {
+			return nil
+		}
+	case *Response:
+		if p.decode(raw) {
+			return nil
+		}
 	}
 	err := json.Unmarshal(raw, v)
 	if err == nil {
