@@ -34,7 +34,9 @@ type calls struct {
 
 // A call is one of them.
 type call struct {
-	result chan callResult // room for one; the first wins
+	result          chan callResult      // room for one; the first wins
+	progress        chan json.RawMessage // room for one, the latest; nil when nobody wants to know
+	target, command string
 }
 
 type callResult struct {
@@ -57,8 +59,8 @@ func (k *call) acknowledged(code packet.Code) {
 	}
 }
 
-func (s *calls) add(id string) *call {
-	k := &call{result: make(chan callResult, 1)}
+func (s *calls) add(id, target, command string) *call {
+	k := &call{result: make(chan callResult, 1), target: target, command: command}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.pending == nil {
@@ -101,14 +103,19 @@ func (c *Client) hearResponses() error {
 // answer gives a response to the call that waits for it. It runs in the reader goroutine.
 func (c *Client) answer(d *Delivery) {
 	m := &d.Message
-	if d.Retained || !m.Raw && m.Metadata.Type != message.TypeResponse {
+	progress := !m.Raw && m.Metadata.Type == message.TypeEvent
+	if d.Retained || !m.Raw && m.Metadata.Type != message.TypeResponse && !progress {
 		return
 	}
 	id := m.Metadata.CorrelationID
 	if id == "" {
 		id = string(d.CorrelationData)
 	}
-	if k := c.calls.get(id); k != nil {
+	switch k := c.calls.get(id); {
+	case k == nil:
+	case progress:
+		k.progressed(d)
+	default:
 		k.finish(callResult{answer: d})
 	}
 }
@@ -121,7 +128,7 @@ func (c *Client) answer(d *Delivery) {
 // target's command topic and the broker says so; what the target answered; timeout and cancelled, which say whether
 // the request was sent, as the outcome is unknown then. Other errors say that the request could not be
 // made: those of Publish.
-func (c *Client) Call(ctx context.Context, target, command string, parameters, result any) error {
+func (c *Client) Call(ctx context.Context, target, command string, parameters, result any, opts ...CallOption) error {
 	fail := func(err error) error { return fmt.Errorf("call %s %s: %w", target, command, err) }
 	if target == "" || strings.Contains(target, "/") {
 		return fail(fmt.Errorf("target %q: must be one topic level", target))
@@ -145,11 +152,25 @@ func (c *Client) Call(ctx context.Context, target, command string, parameters, r
 	}
 	m.Metadata.CorrelationID = id
 	m.Metadata.ExpiresAt = message.Seconds(deadline)
-	p, err := c.prepare("commands/"+target, m, []PublishOption{WithResponse(c.responses.full, []byte(id))})
+	var o *calling
+	with := []PublishOption{WithResponse(c.responses.full, []byte(id))}
+	if len(opts) > 0 {
+		o = new(calling)
+		for _, set := range opts {
+			set(o)
+		}
+		if o.progress != nil {
+			with = append(with, WithUser(progressKey, "1"))
+		}
+	}
+	p, err := c.prepare("commands/"+target, m, with)
 	if err != nil {
 		return fail(err)
 	}
-	k := c.calls.add(id)
+	k := c.calls.add(id, target, command)
+	if o != nil && o.progress != nil {
+		k.progress = make(chan json.RawMessage, 1)
+	}
 	defer c.calls.remove(id)
 	p.call, p.unawaited = k, true
 	p.birth = ctx.Value(birthKey{}) == c
@@ -167,23 +188,19 @@ func (c *Client) Call(ctx context.Context, target, command string, parameters, r
 		}
 		return fail(err)
 	}
-	var r callResult
-	select {
-	case r = <-k.result:
-	case <-ctx.Done():
-		select {
-		case r = <-k.result:
-		default:
-			r.err = ctx.Err()
-		}
-	case <-c.dying:
+	r, ended := c.awaitEnd(ctx, k, o)
+	if !ended {
 		return fail(ErrClosed)
 	}
+	var known *CommandError
 	switch {
 	case r.err == nil:
 		return c.outcome(target, command, r, result)
 	case errors.Is(r.err, ErrExpired):
 		return c.gaveUp(ctx, target, command, timeout, true)
+	case errors.As(r.err, &known):
+		c.withdraw(p, known)
+		return known
 	case !errors.Is(r.err, ctx.Err()):
 		return fail(r.err)
 	}
@@ -227,13 +244,7 @@ func (c *Client) cancelRequest(target, id string) {
 		return
 	}
 	m.Metadata.CorrelationID = id
-	p, err := c.prepare("commands/"+target, m, []PublishOption{WithExpiry(defaultCallTimeout)})
-	if err != nil {
-		return
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel() // a full outbox is not waited for
-	_ = c.submit(ctx, p, false)
+	_ = c.offer("commands/"+target, m, WithExpiry(defaultCallTimeout))
 }
 
 // gaveUp is the error of a call whose ctx ended.

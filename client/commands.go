@@ -198,7 +198,9 @@ func (s *commandServer) run(ctx context.Context, r *Request, e *execution) {
 		}
 	}
 	begin := time.Now()
+	ctx, quiet := c.withReporter(ctx, r)
 	result, err := s.call(ctx, r)
+	quiet()
 	if ended := ctx.Err(); ended != nil && errors.Is(err, ended) {
 		if errors.Is(ended, context.DeadlineExceeded) {
 			err = &CommandError{Code: CodeTimeout, Message: "the deadline passed while it ran: outcome unknown"}

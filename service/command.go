@@ -19,8 +19,9 @@ import (
 type handler func(ctx context.Context, parameters json.RawMessage) (result any, err error)
 
 // Call sends a command to a service id or type and decodes its result into result, a pointer (nil ignores it). Without a
-// deadline in ctx it waits 30 s. Its errors are *[client.CommandError]; a service known to be offline is not asked at all.
-func (s *Service) Call(ctx context.Context, target, command string, parameters, result any) error {
+// deadline in ctx it waits 30 s. Its errors are *[client.CommandError]; a service known to be offline is not asked at all, and one
+// that goes offline meanwhile is waited for a second longer.
+func (s *Service) Call(ctx context.Context, target, command string, parameters, result any, opts ...client.CallOption) error {
 	if lastSeen, offline := s.registry.offline(target); offline {
 		text := target + " is offline"
 		if !lastSeen.IsZero() {
@@ -28,8 +29,12 @@ func (s *Service) Call(ctx context.Context, target, command string, parameters, 
 		}
 		return &client.CommandError{Service: target, Command: command, Code: client.CodeOffline, Message: text}
 	}
-	return s.client.Call(ctx, target, command, parameters, result)
+	return s.client.Call(ctx, target, command, parameters, result, opts...)
 }
+
+// ReportProgress tells the caller of a command how far its handler is, if the caller asked for it with
+// [client.WithProgress]. ctx is the handler's. It never waits; at most 10 values a second go out, the latest ones.
+func ReportProgress(ctx context.Context, value any) { client.Progress(ctx, value) }
 
 // Handle registers a typed handler for a command; registering it again replaces it. Calls run concurrently, each in a
 // goroutine of its own, and ctx ends at the caller's deadline.

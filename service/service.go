@@ -266,6 +266,7 @@ func (s *Service) begin(ctx context.Context) error {
 	s.wg.Go(func() { s.registry.run(s.ctx) })
 	s.wg.Go(s.beat)
 	s.wg.Go(s.deliver)
+	s.watchTargets()
 	if err := s.listen(ctx); err != nil {
 		return err
 	}
