@@ -9,10 +9,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/google/uuid"
-
 	"github.com/lawnberry/lawnberry/internal/packet"
 	"github.com/lawnberry/lawnberry/message"
+	"github.com/lawnberry/lawnberry/topic"
 )
 
 const (
@@ -29,14 +28,22 @@ const (
 // calls are the commands that wait for their answers.
 type calls struct {
 	mu      sync.Mutex
-	pending map[string]*call // by correlation id
+	pending map[string]*call  // by correlation id
+	topics  map[string]string // of commands, by target, as Publish takes them
+
+	results sync.Pool // of chan callResult with room for one, empty
+	timers  sync.Pool // of *time.Timer, stopped
 }
 
 // A call is one of them.
 type call struct {
-	result          chan callResult      // room for one; the first wins
+	id              string
 	progress        chan json.RawMessage // room for one, the latest; nil when nobody wants to know
 	target, command string
+
+	mu     sync.Mutex      // guards what follows
+	result chan callResult // room for one; the first wins
+	over   bool            // there was one, or nobody waits any more
 }
 
 type callResult struct {
@@ -45,10 +52,13 @@ type callResult struct {
 	err    error       // instead: why the request is not on its way
 }
 
+// finish gives k its result. It does not wait.
 func (k *call) finish(r callResult) {
-	select {
-	case k.result <- r:
-	default: // a late or second answer
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !k.over { // else it is a late or second answer
+		k.over = true
+		k.result <- r
 	}
 }
 
@@ -59,27 +69,64 @@ func (k *call) acknowledged(code packet.Code) {
 	}
 }
 
-func (s *calls) add(id, target, command string) *call {
-	k := &call{result: make(chan callResult, 1), target: target, command: command}
+// begin has k, whose id is set, wait for its result.
+func (s *calls) begin(k *call) {
+	k.result = s.results.Get().(chan callResult)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.pending == nil {
-		s.pending = make(map[string]*call)
+	s.pending[k.id] = k
+}
+
+// end has it wait no more.
+func (s *calls) end(k *call) {
+	s.mu.Lock()
+	delete(s.pending, k.id)
+	s.mu.Unlock()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.over = true
+	select {
+	case <-k.result:
+	default:
 	}
-	s.pending[id] = k
-	return k
+	s.results.Put(k.result)
+	k.result = nil
+}
+
+func (s *calls) init() {
+	s.pending, s.topics = make(map[string]*call), make(map[string]string)
+	s.results.New = func() any { return make(chan callResult, 1) }
+	s.timers.New = func() any {
+		t := time.NewTimer(time.Hour)
+		t.Stop()
+		return t
+	}
+}
+
+// topicOf returns the topic of commands to target as Publish takes it.
+func (c *Client) topicOf(target string) (string, error) {
+	s := &c.calls
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if t, ok := s.topics[target]; ok {
+		return t, nil
+	}
+	full, err := c.resolve("commands/" + target)
+	if err != nil {
+		return "", c.stats.reject(err)
+	}
+	if len(s.topics) >= maxNames {
+		clear(s.topics)
+	}
+	t := topic.Absolute(full)
+	s.topics[target] = t
+	return t, nil
 }
 
 func (s *calls) get(id string) *call {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.pending[id]
-}
-
-func (s *calls) remove(id string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.pending, id)
 }
 
 func (s *calls) len() int {
@@ -95,7 +142,7 @@ func (c *Client) hearResponses() error {
 		return fmt.Errorf("client id %q: %w", c.id, err)
 	}
 	s.sink = c.answer
-	c.responses = s
+	c.responses, c.responseTopic = s, []byte(s.full)
 	c.table.add(s)
 	return nil
 }
@@ -133,46 +180,52 @@ func (c *Client) Call(ctx context.Context, target, command string, parameters, r
 	if target == "" || strings.Contains(target, "/") {
 		return fail(fmt.Errorf("target %q: must be one topic level", target))
 	}
+	var x struct { // all that this call needs
+		publication
+		call
+		deadlineContext
+		correlationData [36]byte
+	}
+	done := ctx.Done()
 	deadline, ok := ctx.Deadline()
 	if !ok {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, defaultCallTimeout)
-		defer cancel()
-		deadline, _ = ctx.Deadline()
+		deadline = time.Now().Add(defaultCallTimeout)
+		x.deadlineContext.begin(ctx, deadline)
+		ctx = &x.deadlineContext
+		defer x.stop()
 	}
 	timeout := time.Until(deadline)
 	if ctx.Err() != nil || timeout <= 0 {
 		return c.gaveUp(ctx, target, command, 0, true)
 	}
 
-	id := uuid.NewString()
 	m, err := c.commandMessage(target, command, parameters, timeout)
 	if err != nil {
 		return fail(err)
 	}
-	m.Metadata.CorrelationID = id
+	k, p := &x.call, &x.publication
+	k.id, k.target, k.command = message.NewID(), target, command
+	m.Metadata.CorrelationID = k.id
 	m.Metadata.ExpiresAt = message.Seconds(deadline)
-	var o *calling
-	with := []PublishOption{WithResponse(c.responses.full, []byte(id))}
-	if len(opts) > 0 {
-		o = new(calling)
-		for _, set := range opts {
-			set(o)
-		}
-		if o.progress != nil {
-			with = append(with, WithUser(progressKey, "1"))
-		}
+	p.c, p.call, p.unawaited = c, k, true
+	p.response, p.correlation = c.responses.full, append(x.correlationData[:0], k.id...)
+	var o calling
+	for _, set := range opts {
+		set(&o)
 	}
-	p, err := c.prepare("commands/"+target, m, with)
+	if o.progress != nil {
+		k.progress = make(chan json.RawMessage, 1)
+		p.user = append(p.user, [2]string{progressKey, "1"})
+	}
+	name, err := c.topicOf(target)
+	if err == nil {
+		err = c.fill(p, name, &m)
+	}
 	if err != nil {
 		return fail(err)
 	}
-	k := c.calls.add(id, target, command)
-	if o != nil && o.progress != nil {
-		k.progress = make(chan json.RawMessage, 1)
-	}
-	defer c.calls.remove(id)
-	p.call, p.unawaited = k, true
+	c.calls.begin(k)
+	defer c.calls.end(k)
 	p.birth = ctx.Value(birthKey{}) == c
 
 	c.mu.Lock()
@@ -188,7 +241,15 @@ func (c *Client) Call(ctx context.Context, target, command string, parameters, r
 		}
 		return fail(err)
 	}
-	r, ended := c.awaitEnd(ctx, k, o)
+	var late <-chan time.Time
+	if !ok {
+		t := c.calls.timers.Get().(*time.Timer)
+		t.Reset(timeout)
+		late = t.C
+		defer c.calls.timers.Put(t)
+		defer t.Stop()
+	}
+	r, ended := c.awaitEnd(ctx, k, &o, done, late)
 	if !ended {
 		return fail(ErrClosed)
 	}
@@ -206,7 +267,7 @@ func (c *Client) Call(ctx context.Context, target, command string, parameters, r
 	}
 	unsent := c.withdraw(p, ctx.Err())
 	if !unsent && errors.Is(ctx.Err(), context.Canceled) {
-		c.cancelRequest(target, id)
+		c.cancelRequest(target, k.id)
 	}
 	return c.gaveUp(ctx, target, command, timeout, unsent)
 }

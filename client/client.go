@@ -16,20 +16,21 @@ import (
 //
 // One goroutine (run) connects, one pair of goroutines reads and writes each connection, and each handler has its own.
 type Client struct {
-	opts         Options
-	endpoint     *endpoint
-	id           string
-	uncompressed []string // full
-	propsJSON    []byte   // of an envelope, encoded
-	propsGzip    []byte   // of a compressed one
-	started      time.Time
-	always       chan struct{} // closed
-	stats        counters
-	responses    *Subscription
-	calls        calls
-	requests     requests
-	disk         *store.Store // of Options.Dir, else nil
-	waits        sync.Pool    // of chan error with room for one, empty
+	opts          Options
+	endpoint      *endpoint
+	id            string
+	uncompressed  []string // full
+	propsJSON     []byte   // of an envelope, encoded
+	propsGzip     []byte   // of a compressed one
+	started       time.Time
+	always        chan struct{} // closed
+	stats         counters
+	responses     *Subscription
+	responseTopic []byte // of responses
+	calls         calls
+	requests      requests
+	disk          *store.Store // of Options.Dir, else nil
+	waits         sync.Pool    // of chan error with room for one, empty
 
 	life   context.Context    // of handlers; ends when Close begins
 	kill   context.CancelFunc // ends life
@@ -124,6 +125,7 @@ func newClient(o Options) (*Client, error) {
 	c.propsJSON, c.propsGzip = commonProperties()
 	c.session.init()
 	c.requests.init()
+	c.calls.init()
 	for _, f := range o.Uncompressed {
 		full, err := o.Topics.Resolve(f)
 		if err != nil {

@@ -155,24 +155,29 @@ func (c *Client) prepare(name string, m message.Message, opts []PublishOption) (
 	for _, o := range opts {
 		o(&p.publishing)
 	}
+	return p, c.fill(p, name, &m)
+}
+
+// fill is prepare for a publication that is there already.
+func (c *Client) fill(p *publication, name string, m *message.Message) error {
 	full, err := c.resolve(name)
 	if err != nil {
-		return nil, c.stats.reject(err)
+		return c.stats.reject(err)
 	}
 	p.topic = full
-	if err := c.classify(p, &m); err != nil {
-		return nil, err
+	if err := c.classify(p, m); err != nil {
+		return err
 	}
 	if !m.Raw && m.Metadata.Sender == "" {
 		m.Metadata.Sender = c.id
 	}
-	c.expire(p, &m)
-	body, compressed, err := c.encode(full, &m)
+	c.expire(p, m)
+	body, compressed, err := c.encode(full, m)
 	if err != nil {
-		return nil, c.stats.reject(err)
+		return c.stats.reject(err)
 	}
 	p.body = body
-	return p, c.properties(p, &m, compressed)
+	return c.properties(p, m, compressed)
 }
 
 // resolve returns the full form of a topic name.
@@ -283,9 +288,13 @@ func (c *Client) properties(p *publication, m *message.Message, compressed bool)
 	}
 	var out packet.Properties
 	if !m.Raw {
-		out.ContentType = []byte(contentType)
+		out.ContentType = jsonType
 	}
-	if p.response != "" {
+	switch p.response {
+	case "":
+	case c.responses.full:
+		out.ResponseTopic = c.responseTopic
+	default:
 		full, err := c.resolve(p.response)
 		if err != nil {
 			return fmt.Errorf("response topic: %w", err)
@@ -305,9 +314,11 @@ func (c *Client) properties(p *publication, m *message.Message, compressed bool)
 	if len(out.CorrelationData) > 65535 {
 		return fmt.Errorf("correlation data: %d bytes: the limit is 65535", len(out.CorrelationData))
 	}
-	p.props = out.AppendForwarded(make([]byte, 0, 128+len(out.CorrelationData)))
+	p.props = out.AppendForwarded(p.body[len(p.body):]) // there is room behind most bodies
 	return nil
 }
+
+var jsonType = []byte(contentType)
 
 // commonProperties encodes the properties of a plain and of a compressed envelope.
 func commonProperties() (plain, compressed []byte) {
