@@ -184,6 +184,7 @@ func (c *Client) Call(ctx context.Context, target, command string, parameters, r
 		publication
 		call
 		deadlineContext
+		calling
 		correlationData [36]byte
 	}
 	done := ctx.Done()
@@ -209,11 +210,10 @@ func (c *Client) Call(ctx context.Context, target, command string, parameters, r
 	m.Metadata.ExpiresAt = message.Seconds(deadline)
 	p.c, p.call, p.unawaited = c, k, true
 	p.response, p.correlation = c.responses.full, append(x.correlationData[:0], k.id...)
-	var o calling
 	for _, set := range opts {
-		set(&o)
+		set(&x.calling)
 	}
-	if o.progress != nil {
+	if x.calling.progress != nil {
 		k.progress = make(chan json.RawMessage, 1)
 		p.user = append(p.user, [2]string{progressKey, "1"})
 	}
@@ -249,14 +249,15 @@ func (c *Client) Call(ctx context.Context, target, command string, parameters, r
 		defer c.calls.timers.Put(t)
 		defer t.Stop()
 	}
-	r, ended := c.awaitEnd(ctx, k, &o, done, late)
+	r, ended := c.awaitEnd(ctx, k, &x.calling, done, late)
 	if !ended {
 		return fail(ErrClosed)
 	}
+	if r.err == nil {
+		return c.outcome(target, command, r, result)
+	}
 	var known *CommandError
 	switch {
-	case r.err == nil:
-		return c.outcome(target, command, r, result)
 	case errors.Is(r.err, ErrExpired):
 		return c.gaveUp(ctx, target, command, timeout, true)
 	case errors.As(r.err, &known):
@@ -333,27 +334,35 @@ func (c *Client) gaveUp(ctx context.Context, target, command string, timeout tim
 
 // outcome is what r means to the caller.
 func (c *Client) outcome(target, command string, r callResult, result any) error {
-	e := &CommandError{Service: target, Command: command}
 	if r.answer == nil {
+		e := &CommandError{Service: target, Command: command, Code: CodeRefused}
 		if r.code == packet.NoMatchingSubscribers {
 			e.Code, e.Message = CodeNoSuchService, "no such service: nobody serves "+target
 		} else {
-			e.Code, e.Message = CodeRefused, (&refusal{code: r.code}).Error()
+			e.Message = (&refusal{code: r.code}).Error()
 		}
 		return e
 	}
-	m := r.answer.Message
-	if m.Raw { // from a plain MQTT 5 service
-		return decodeResult(e, m.Payload, result)
+	failed := func(why string, cause error) error {
+		return &CommandError{Service: target, Command: command, Code: CodeFailed, Message: why + cause.Error(), cause: cause}
 	}
-	p, err := message.Payload[message.Response](m)
-	if err != nil {
-		e.Code, e.Message = CodeFailed, "the answer breaks the wire format: "+err.Error()
-		return e
+	m := r.answer.Message
+	p := message.Response{Success: true, Result: m.Payload} // of a plain MQTT 5 service
+	if !m.Raw {
+		var err error
+		if p, err = message.Payload[message.Response](m); err != nil {
+			return failed("the answer breaks the wire format: ", err)
+		}
 	}
 	if p.Success {
-		return decodeResult(e, p.Result, result)
+		if result != nil && len(p.Result) > 0 {
+			if err := message.DecodeJSON(p.Result, result); err != nil {
+				return failed("the result does not fit: ", err)
+			}
+		}
+		return nil
 	}
+	e := &CommandError{Service: target, Command: command}
 	switch e.Code, _ = r.answer.user(codeKey); e.Code {
 	case "":
 		e.Code = CodeFailed
@@ -366,15 +375,4 @@ func (c *Client) outcome(target, command string, r callResult, result any) error
 		e.Message = *p.Error
 	}
 	return e
-}
-
-func decodeResult(e *CommandError, raw json.RawMessage, result any) error {
-	if result == nil || len(raw) == 0 {
-		return nil
-	}
-	if err := json.Unmarshal(raw, result); err != nil {
-		e.Code, e.Message, e.cause = CodeFailed, "the result does not fit: "+err.Error(), err
-		return e
-	}
-	return nil
 }

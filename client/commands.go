@@ -248,7 +248,8 @@ func (s *commandServer) parse(d *Delivery) (*Request, error) {
 		if r.replyTo == "" {
 			return r, errors.New("neither an envelope nor a Response Topic")
 		}
-		if err := parsePlain(m.Payload, &p); err != nil {
+		var err error
+		if p, err = parsePlain(m.Payload); err != nil {
 			return r, err
 		}
 		if p.Target == "" {
@@ -278,14 +279,14 @@ func (s *commandServer) parse(d *Delivery) (*Request, error) {
 }
 
 // parsePlain reads the form without an envelope.
-func parsePlain(body []byte, p *message.Command) error {
-	if err := json.Unmarshal(body, p); err != nil {
-		return fmt.Errorf(`the request is no JSON object {"command": ..., "parameters": {...}}: %w`, err)
+func parsePlain(body []byte) (p message.Command, err error) {
+	if err := json.Unmarshal(body, &p); err != nil {
+		return p, fmt.Errorf(`the request is no JSON object {"command": ..., "parameters": {...}}: %w`, err)
 	}
 	if p.Command == "" {
-		return errors.New(`the request has no "command"`)
+		return p, errors.New(`the request has no "command"`)
 	}
-	return nil
+	return p, nil
 }
 
 // replyTopic returns where the answer to d may go, as Publish takes it, or "". A requester must not make us publish on a topic

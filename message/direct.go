@@ -69,6 +69,18 @@ func (p *Response) size() int {
 	return n
 }
 
+// decodeDirect decodes raw into v, with its defaults, if it is one of these.
+func decodeDirect(raw []byte, v any) (ok bool) {
+	switch p := v.(type) {
+	case *Command:
+		p.Timeout = defaultTimeout
+		return p.decode(raw)
+	case *Response:
+		return p.decode(raw)
+	}
+	return false
+}
+
 func appendBool(dst []byte, b bool) []byte {
 	if b {
 		return append(dst, "true"...)

@@ -27,15 +27,16 @@ func TestDirectDecode(t *testing.T) {
 		`{"target":"` + "\xff" + `"}`,
 	} {
 		m := Message{Payload: json.RawMessage(text)}
-		var command, wantCommand Command
-		setDefaults(&command)
+		var wantCommand Command
 		setDefaults(&wantCommand)
-		err, wantErr := decodePayload(m, &command), json.Unmarshal([]byte(text), &wantCommand)
+		command, err := Payload[Command](m)
+		wantErr := json.Unmarshal([]byte(text), &wantCommand)
 		if (err == nil) != (wantErr == nil) || !reflect.DeepEqual(command, wantCommand) {
 			t.Errorf("%.80s: %+v %v, want %+v %v", text, command, err, wantCommand, wantErr)
 		}
-		var response, wantResponse Response
-		err, wantErr = decodePayload(m, &response), json.Unmarshal([]byte(text), &wantResponse)
+		var wantResponse Response
+		response, err := Payload[Response](m)
+		wantErr = json.Unmarshal([]byte(text), &wantResponse)
 		if (err == nil) != (wantErr == nil) || !reflect.DeepEqual(response, wantResponse) {
 			t.Errorf("%.80s: %+v %v, want %+v %v", text, response, err, wantResponse, wantErr)
 		}
@@ -121,4 +122,20 @@ func FuzzDirect(f *testing.F) {
 			}
 		}
 	})
+}
+
+// A decoder that is used again has nothing of what it decoded before.
+func TestDecodeJSONAgain(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{`{"a":1,"b":[1,2]}`, ` 12 `, `"x"`, `{"a":"no"}`, `{"a`, `{"b":[3]} `, `null`, `1 2`, ``, `{"a":2}`} {
+		var got, want struct {
+			A int
+			B []int
+			C json.RawMessage
+		}
+		err, wantErr := DecodeJSON([]byte(text), &got), json.Unmarshal([]byte(text), &want)
+		if (err == nil) != (wantErr == nil) || err != nil && err.Error() != wantErr.Error() || !reflect.DeepEqual(got, want) {
+			t.Errorf("%q: %+v %v, want %+v %v", text, got, err, want, wantErr)
+		}
+	}
 }

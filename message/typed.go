@@ -14,6 +14,14 @@ import (
 //
 // The error is an *[Error] that names the field: "payload.data.temperature must be a number, not a string".
 func Payload[T any](m Message) (T, error) {
+	var v T // not what payloadOf has, which escapes to the heap
+	if decodeDirect(m.Payload, &v) {
+		return v, nil
+	}
+	return payloadOf[T](m)
+}
+
+func payloadOf[T any](m Message) (T, error) {
 	var v T
 	setDefaults(&v)
 	err := decodePayload(m, &v)
@@ -54,17 +62,7 @@ func decodePayload(m Message, v any) error {
 	if len(raw) == 0 && !m.Raw {
 		raw = emptyObject // as it goes over MQTT
 	}
-	switch p := v.(type) {
-	case *Command:
-		if p.decode(raw) {
-			return nil
-		}
-	case *Response:
-		if p.decode(raw) {
-			return nil
-		}
-	}
-	err := json.Unmarshal(raw, v)
+	err := DecodeJSON(raw, v)
 	if err == nil {
 		return nil
 	}
