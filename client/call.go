@@ -9,10 +9,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/google/uuid"
-
 	"github.com/lawnberry/lawnberry/internal/packet"
 	"github.com/lawnberry/lawnberry/message"
+	"github.com/lawnberry/lawnberry/topic"
 )
 
 const (
@@ -29,12 +28,22 @@ const (
 // calls are the commands that wait for their answers.
 type calls struct {
 	mu      sync.Mutex
-	pending map[string]*call // by correlation id
+	pending map[string]*call  // by correlation id
+	topics  map[string]string // of commands, by target, as Publish takes them
+
+	results sync.Pool // of chan callResult with room for one, empty
+	timers  sync.Pool // of *time.Timer, stopped
 }
 
 // A call is one of them.
 type call struct {
+	id              string
+	progress        chan json.RawMessage // room for one, the latest; nil when nobody wants to know
+	target, command string
+
+	mu     sync.Mutex      // guards what follows
 	result chan callResult // room for one; the first wins
+	over   bool            // there was one, or nobody waits any more
 }
 
 type callResult struct {
@@ -43,10 +52,13 @@ type callResult struct {
 	err    error       // instead: why the request is not on its way
 }
 
+// finish gives k its result. It does not wait.
 func (k *call) finish(r callResult) {
-	select {
-	case k.result <- r:
-	default: // a late or second answer
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !k.over { // else it is a late or second answer
+		k.over = true
+		k.result <- r
 	}
 }
 
@@ -57,27 +69,64 @@ func (k *call) acknowledged(code packet.Code) {
 	}
 }
 
-func (s *calls) add(id string) *call {
-	k := &call{result: make(chan callResult, 1)}
+// begin has k, whose id is set, wait for its result.
+func (s *calls) begin(k *call) {
+	k.result = s.results.Get().(chan callResult)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.pending == nil {
-		s.pending = make(map[string]*call)
+	s.pending[k.id] = k
+}
+
+// end has it wait no more.
+func (s *calls) end(k *call) {
+	s.mu.Lock()
+	delete(s.pending, k.id)
+	s.mu.Unlock()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.over = true
+	select {
+	case <-k.result:
+	default:
 	}
-	s.pending[id] = k
-	return k
+	s.results.Put(k.result)
+	k.result = nil
+}
+
+func (s *calls) init() {
+	s.pending, s.topics = make(map[string]*call), make(map[string]string)
+	s.results.New = func() any { return make(chan callResult, 1) }
+	s.timers.New = func() any {
+		t := time.NewTimer(time.Hour)
+		t.Stop()
+		return t
+	}
+}
+
+// topicOf returns the topic of commands to target as Publish takes it.
+func (c *Client) topicOf(target string) (string, error) {
+	s := &c.calls
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if t, ok := s.topics[target]; ok {
+		return t, nil
+	}
+	full, err := c.resolve("commands/" + target)
+	if err != nil {
+		return "", c.stats.reject(err)
+	}
+	if len(s.topics) >= maxNames {
+		clear(s.topics)
+	}
+	t := topic.Absolute(full)
+	s.topics[target] = t
+	return t, nil
 }
 
 func (s *calls) get(id string) *call {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.pending[id]
-}
-
-func (s *calls) remove(id string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.pending, id)
 }
 
 func (s *calls) len() int {
@@ -93,7 +142,7 @@ func (c *Client) hearResponses() error {
 		return fmt.Errorf("client id %q: %w", c.id, err)
 	}
 	s.sink = c.answer
-	c.responses = s
+	c.responses, c.responseTopic = s, []byte(s.full)
 	c.table.add(s)
 	return nil
 }
@@ -101,14 +150,19 @@ func (c *Client) hearResponses() error {
 // answer gives a response to the call that waits for it. It runs in the reader goroutine.
 func (c *Client) answer(d *Delivery) {
 	m := &d.Message
-	if d.Retained || !m.Raw && m.Metadata.Type != message.TypeResponse {
+	progress := !m.Raw && m.Metadata.Type == message.TypeEvent
+	if d.Retained || !m.Raw && m.Metadata.Type != message.TypeResponse && !progress {
 		return
 	}
 	id := m.Metadata.CorrelationID
 	if id == "" {
 		id = string(d.CorrelationData)
 	}
-	if k := c.calls.get(id); k != nil {
+	switch k := c.calls.get(id); {
+	case k == nil:
+	case progress:
+		k.progressed(d)
+	default:
 		k.finish(callResult{answer: d})
 	}
 }
@@ -121,37 +175,57 @@ func (c *Client) answer(d *Delivery) {
 // target's command topic and the broker says so; what the target answered; timeout and cancelled, which say whether
 // the request was sent, as the outcome is unknown then. Other errors say that the request could not be
 // made: those of Publish.
-func (c *Client) Call(ctx context.Context, target, command string, parameters, result any) error {
+func (c *Client) Call(ctx context.Context, target, command string, parameters, result any, opts ...CallOption) error {
 	fail := func(err error) error { return fmt.Errorf("call %s %s: %w", target, command, err) }
 	if target == "" || strings.Contains(target, "/") {
 		return fail(fmt.Errorf("target %q: must be one topic level", target))
 	}
+	var x struct { // all that this call needs
+		publication
+		call
+		deadlineContext
+		calling
+		correlationData [36]byte
+	}
+	done := ctx.Done()
 	deadline, ok := ctx.Deadline()
 	if !ok {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, defaultCallTimeout)
-		defer cancel()
-		deadline, _ = ctx.Deadline()
+		deadline = time.Now().Add(defaultCallTimeout)
+		x.deadlineContext.begin(ctx, deadline)
+		ctx = &x.deadlineContext
+		defer x.stop()
 	}
 	timeout := time.Until(deadline)
 	if ctx.Err() != nil || timeout <= 0 {
 		return c.gaveUp(ctx, target, command, 0, true)
 	}
 
-	id := uuid.NewString()
 	m, err := c.commandMessage(target, command, parameters, timeout)
 	if err != nil {
 		return fail(err)
 	}
-	m.Metadata.CorrelationID = id
+	k, p := &x.call, &x.publication
+	k.id, k.target, k.command = message.NewID(), target, command
+	m.Metadata.CorrelationID = k.id
 	m.Metadata.ExpiresAt = message.Seconds(deadline)
-	p, err := c.prepare("commands/"+target, m, []PublishOption{WithResponse(c.responses.full, []byte(id))})
+	p.c, p.call, p.unawaited = c, k, true
+	p.response, p.correlation = c.responses.full, append(x.correlationData[:0], k.id...)
+	for _, set := range opts {
+		set(&x.calling)
+	}
+	if x.calling.progress != nil {
+		k.progress = make(chan json.RawMessage, 1)
+		p.user = append(p.user, [2]string{progressKey, "1"})
+	}
+	name, err := c.topicOf(target)
+	if err == nil {
+		err = c.fill(p, name, &m)
+	}
 	if err != nil {
 		return fail(err)
 	}
-	k := c.calls.add(id)
-	defer c.calls.remove(id)
-	p.call = k
+	c.calls.begin(k)
+	defer c.calls.end(k)
 	p.birth = ctx.Value(birthKey{}) == c
 
 	c.mu.Lock()
@@ -161,35 +235,40 @@ func (c *Client) Call(ctx context.Context, target, command string, parameters, r
 		return &CommandError{Service: target, Command: command, Code: CodeRefused, cause: refused,
 			Message: "no answer could be received: " + refused.Error()}
 	}
-	if err := c.submit(ctx, p); err != nil {
+	if err := c.submit(ctx, p, true); err != nil {
 		if ctx.Err() != nil {
 			return c.gaveUp(ctx, target, command, timeout, true)
 		}
 		return fail(err)
 	}
-	var r callResult
-	select {
-	case r = <-k.result:
-	case <-ctx.Done():
-		select {
-		case r = <-k.result:
-		default:
-			r.err = ctx.Err()
-		}
-	case <-c.dying:
+	var late <-chan time.Time
+	if !ok {
+		t := c.calls.timers.Get().(*time.Timer)
+		t.Reset(timeout)
+		late = t.C
+		defer c.calls.timers.Put(t)
+		defer t.Stop()
+	}
+	r, ended := c.awaitEnd(ctx, k, &x.calling, done, late)
+	if !ended {
 		return fail(ErrClosed)
 	}
-	switch {
-	case r.err == nil:
+	if r.err == nil {
 		return c.outcome(target, command, r, result)
+	}
+	var known *CommandError
+	switch {
 	case errors.Is(r.err, ErrExpired):
 		return c.gaveUp(ctx, target, command, timeout, true)
+	case errors.As(r.err, &known):
+		c.withdraw(p, known)
+		return known
 	case !errors.Is(r.err, ctx.Err()):
 		return fail(r.err)
 	}
 	unsent := c.withdraw(p, ctx.Err())
 	if !unsent && errors.Is(ctx.Err(), context.Canceled) {
-		c.cancelRequest(target, id)
+		c.cancelRequest(target, k.id)
 	}
 	return c.gaveUp(ctx, target, command, timeout, unsent)
 }
@@ -231,13 +310,7 @@ func (c *Client) cancelRequest(target, id string) {
 		return
 	}
 	m.Metadata.CorrelationID = id
-	p, err := c.prepare("commands/"+target, m, []PublishOption{WithExpiry(defaultCallTimeout)})
-	if err != nil {
-		return
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel() // a full outbox is not waited for
-	_ = c.submit(ctx, p)
+	_ = c.offer("commands/"+target, m, WithExpiry(defaultCallTimeout))
 }
 
 // gaveUp is the error of a call whose ctx ended.
@@ -265,27 +338,35 @@ func (c *Client) gaveUp(ctx context.Context, target, command string, timeout tim
 
 // outcome is what r means to the caller.
 func (c *Client) outcome(target, command string, r callResult, result any) error {
-	e := &CommandError{Service: target, Command: command}
 	if r.answer == nil {
+		e := &CommandError{Service: target, Command: command, Code: CodeRefused}
 		if r.code == packet.NoMatchingSubscribers {
 			e.Code, e.Message = CodeNoSuchService, "no such service: nobody serves "+target
 		} else {
-			e.Code, e.Message = CodeRefused, (&refusal{code: r.code}).Error()
+			e.Message = (&refusal{code: r.code}).Error()
 		}
 		return e
 	}
-	m := r.answer.Message
-	if m.Raw { // from a plain MQTT 5 service
-		return decodeResult(e, m.Payload, result)
+	failed := func(why string, cause error) error {
+		return &CommandError{Service: target, Command: command, Code: CodeFailed, Message: why + cause.Error(), cause: cause}
 	}
-	p, err := message.Payload[message.Response](m)
-	if err != nil {
-		e.Code, e.Message = CodeFailed, "the answer breaks the wire format: "+err.Error()
-		return e
+	m := r.answer.Message
+	p := message.Response{Success: true, Result: m.Payload} // of a plain MQTT 5 service
+	if !m.Raw {
+		var err error
+		if p, err = message.Payload[message.Response](m); err != nil {
+			return failed("the answer breaks the wire format: ", err)
+		}
 	}
 	if p.Success {
-		return decodeResult(e, p.Result, result)
+		if result != nil && len(p.Result) > 0 {
+			if err := message.DecodeJSON(p.Result, result); err != nil {
+				return failed("the result does not fit: ", err)
+			}
+		}
+		return nil
 	}
+	e := &CommandError{Service: target, Command: command}
 	switch e.Code, _ = r.answer.user(codeKey); e.Code {
 	case "":
 		e.Code = CodeFailed
@@ -298,15 +379,4 @@ func (c *Client) outcome(target, command string, r callResult, result any) error
 		e.Message = *p.Error
 	}
 	return e
-}
-
-func decodeResult(e *CommandError, raw json.RawMessage, result any) error {
-	if result == nil || len(raw) == 0 {
-		return nil
-	}
-	if err := json.Unmarshal(raw, result); err != nil {
-		e.Code, e.Message, e.cause = CodeFailed, "the result does not fit: "+err.Error(), err
-		return e
-	}
-	return nil
 }

@@ -16,21 +16,22 @@ import (
 //
 // One goroutine (run) connects, one pair of goroutines reads and writes each connection, and each handler has its own.
 type Client struct {
-	opts         Options
-	endpoint     *endpoint
-	id           string
-	uncompressed []string // full
-	propsJSON    []byte   // of an envelope, encoded
-	propsGzip    []byte   // of a compressed one
-	started      time.Time
-	always       chan struct{} // closed
-	stats        counters
-	responses    *Subscription
-	calls        calls
-	requests     requests
-	disk         *store.Store // of Options.Dir, else nil
-	spool        *spool       // the outbox on disk, else nil
-	waits        sync.Pool    // of chan error with room for one, empty
+	opts          Options
+	endpoint      *endpoint
+	id            string
+	uncompressed  []string // full
+	propsJSON     []byte   // of an envelope, encoded
+	propsGzip     []byte   // of a compressed one
+	started       time.Time
+	always        chan struct{} // closed
+	stats         counters
+	responses     *Subscription
+	responseTopic []byte // of responses
+	calls         calls
+	requests      requests
+	disk          *store.Store // of Options.Dir, else nil
+	spool         *spool       // the outbox on disk, else nil
+	waits         sync.Pool    // of chan error with room for one, empty
 
 	life   context.Context    // of handlers; ends when Close begins
 	kill   context.CancelFunc // ends life
@@ -127,6 +128,7 @@ func newClient(o Options) (*Client, error) {
 	c.session.init()
 	c.limiter.init()
 	c.requests.init()
+	c.calls.init()
 	for _, f := range o.Uncompressed {
 		full, err := o.Topics.Resolve(f)
 		if err != nil {
@@ -165,6 +167,9 @@ func (c *Client) ID() string { return c.id }
 
 // Topics returns the registry.
 func (c *Client) Topics() *topic.Registry { return c.opts.Topics }
+
+// MaxPayload returns the payload limit in bytes, Options.Limits.MaxPayload or its default.
+func (c *Client) MaxPayload() int { return c.opts.Limits.PayloadLimit() }
 
 // Connected reports whether the session is up now.
 func (c *Client) Connected() bool {

@@ -140,7 +140,7 @@ func (c *Client) loadRequests() error {
 			b.Delete(diskKey(f.key))
 			continue
 		}
-		e := &execution{key: f.key, done: true, deadline: f.rec.Deadline, cancel: func() {}, record: &f.rec}
+		e := &execution{key: f.key, done: true, deadline: f.rec.Deadline, record: &f.rec}
 		if f.rec.Done {
 			e.answer = storedReply(&f.rec)
 		} else {

@@ -81,6 +81,8 @@ type publication struct {
 	seq      uint64    // in the spool; 0 is not there
 	step     spoolStep // of QoS 2 in the spool
 
+	unawaited bool // nobody waits for the end of its handshake
+
 	queued     bool // in the outbox
 	released   bool // PUBREC received; only PUBREL and PUBCOMP are left [MQTT-4.3.3-6]
 	id         uint16
@@ -113,7 +115,7 @@ func (c *Client) Publish(ctx context.Context, topic string, m message.Message, o
 	p.birth = ctx.Value(birthKey{}) == c
 	wait := c.waits.Get().(chan error)
 	p.wait = wait
-	if err = c.submit(ctx, p); err == nil {
+	if err = c.submit(ctx, p, true); err == nil {
 		select {
 		case err = <-wait:
 			c.waits.Put(wait)
@@ -146,7 +148,7 @@ func (c *Client) publishError(topic string, err error) error {
 func (c *Client) PublishAsync(topic string, m message.Message, opts ...PublishOption) *Receipt {
 	p, err := c.prepare(topic, m, opts)
 	if err == nil {
-		err = c.submit(context.Background(), p)
+		err = c.submit(context.Background(), p, false)
 	}
 	if err != nil {
 		r := &Receipt{c: c}
@@ -164,24 +166,29 @@ func (c *Client) prepare(name string, m message.Message, opts []PublishOption) (
 	for _, o := range opts {
 		o(&p.publishing)
 	}
+	return p, c.fill(p, name, &m)
+}
+
+// fill is prepare for a publication that is there already.
+func (c *Client) fill(p *publication, name string, m *message.Message) error {
 	full, err := c.resolve(name)
 	if err != nil {
-		return nil, c.stats.reject(err)
+		return c.stats.reject(err)
 	}
 	p.topic = full
-	if err := c.classify(p, &m); err != nil {
-		return nil, err
+	if err := c.classify(p, m); err != nil {
+		return err
 	}
 	if !m.Raw && m.Metadata.Sender == "" {
 		m.Metadata.Sender = c.id
 	}
-	c.expire(p, &m)
-	body, compressed, err := c.encode(full, &m)
+	c.expire(p, m)
+	body, compressed, err := c.encode(full, m)
 	if err != nil {
-		return nil, c.stats.reject(err)
+		return c.stats.reject(err)
 	}
 	p.body = body
-	return p, c.properties(p, &m, compressed)
+	return c.properties(p, m, compressed)
 }
 
 // resolve returns the full form of a topic name.
@@ -293,9 +300,13 @@ func (c *Client) properties(p *publication, m *message.Message, compressed bool)
 	}
 	var out packet.Properties
 	if !m.Raw {
-		out.ContentType = []byte(contentType)
+		out.ContentType = jsonType
 	}
-	if p.response != "" {
+	switch p.response {
+	case "":
+	case c.responses.full:
+		out.ResponseTopic = c.responseTopic
+	default:
 		full, err := c.resolve(p.response)
 		if err != nil {
 			return fmt.Errorf("response topic: %w", err)
@@ -315,9 +326,11 @@ func (c *Client) properties(p *publication, m *message.Message, compressed bool)
 	if len(out.CorrelationData) > 65535 {
 		return fmt.Errorf("correlation data: %d bytes: the limit is 65535", len(out.CorrelationData))
 	}
-	p.props = out.AppendForwarded(make([]byte, 0, 128+len(out.CorrelationData)))
+	p.props = out.AppendForwarded(p.body[len(p.body):]) // there is room behind most bodies
 	return nil
 }
+
+var jsonType = []byte(contentType)
 
 // commonProperties encodes the properties of a plain and of a compressed envelope.
 func commonProperties() (plain, compressed []byte) {

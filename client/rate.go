@@ -252,6 +252,7 @@ func (c *Client) enqueue(p *publication) {
 	l := c.link
 	if l != nil && c.nothingBefore(p) && c.mayPass(l, p) {
 		c.transmit(l, p)
+		l.push()
 		return
 	}
 	if l == nil && c.box.full(p) {

@@ -54,8 +54,8 @@ topics:
 	for range r.All() {
 		n++
 	}
-	if n != 23+4 {
-		t.Errorf("%d topics, want 27", n)
+	if n != 25+4 {
+		t.Errorf("%d topics, want 29", n)
 	}
 }
 

@@ -21,6 +21,9 @@ const (
 	defaultCompressAbove = 1000
 )
 
+// PayloadLimit returns MaxPayload, or the default for 0.
+func (l Limits) PayloadLimit() int { return l.maxPayload() }
+
 func (l *Limits) maxPayload() int {
 	if l.MaxPayload <= 0 {
 		return defaultMaxPayload

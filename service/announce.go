@@ -37,7 +37,7 @@ func (s *Service) status(v verdict, res message.Resources) (message.Message, err
 		StartTime: message.Seconds(s.started), LastHeartbeat: message.Seconds(now),
 		State: v.state, Uptime: up,
 		Dependencies: s.o.Dependencies, Endpoints: s.o.Endpoints, Metadata: s.metadata, Reason: v.reason,
-		Host: s.host, PID: os.Getpid(),
+		Host: s.host, PID: os.Getpid(), Shares: s.shares.Load(),
 	}
 	if d.Endpoints == nil {
 		d.Endpoints = map[string]string{}
@@ -65,6 +65,7 @@ func (s *Service) birth(users func(context.Context, *client.Client) error) func(
 			if err := c.Publish(ctx, s.statusTopic(), m, retained()...); err != nil {
 				return fmt.Errorf("announce %s: %w", s.o.ID, err)
 			}
+			s.publishCommands(true) // the broker may have lost them
 		}
 		if users != nil {
 			return users(ctx, c)

@@ -19,8 +19,9 @@ import (
 type handler func(ctx context.Context, parameters json.RawMessage) (result any, err error)
 
 // Call sends a command to a service id or type and decodes its result into result, a pointer (nil ignores it). Without a
-// deadline in ctx it waits 30 s. Its errors are *[client.CommandError]; a service known to be offline is not asked at all.
-func (s *Service) Call(ctx context.Context, target, command string, parameters, result any) error {
+// deadline in ctx it waits 30 s. Its errors are *[client.CommandError]; a service known to be offline is not asked at all, and one
+// that goes offline meanwhile is waited for a second longer.
+func (s *Service) Call(ctx context.Context, target, command string, parameters, result any, opts ...client.CallOption) error {
 	if lastSeen, offline := s.registry.offline(target); offline {
 		text := target + " is offline"
 		if !lastSeen.IsZero() {
@@ -28,8 +29,12 @@ func (s *Service) Call(ctx context.Context, target, command string, parameters, 
 		}
 		return &client.CommandError{Service: target, Command: command, Code: client.CodeOffline, Message: text}
 	}
-	return s.client.Call(ctx, target, command, parameters, result)
+	return s.client.Call(ctx, target, command, parameters, result, opts...)
 }
+
+// ReportProgress tells the caller of a command how far its handler is, if the caller asked for it with
+// [client.WithProgress]. ctx is the handler's. It never waits; at most 10 values a second go out, the latest ones.
+func ReportProgress(ctx context.Context, value any) { client.Progress(ctx, value) }
 
 // Handle registers a typed handler for a command; registering it again replaces it. Calls run concurrently, each in a
 // goroutine of its own, and ctx ends at the caller's deadline.
@@ -39,12 +44,18 @@ func (s *Service) Call(ctx context.Context, target, command string, parameters, 
 // its error is one of bad_parameters too. R is anything that encodes as JSON. The text of h's error reaches the caller; a
 // *[client.CommandError] decides the code as well. A panic in h is an error of the code failed.
 //
+// A P (or *P) with a method SetDefaults() has it called before the parameters are decoded into it.
+//
+// The command is described to everyone, see [Commands]: its name, the text of [Description], and the JSON Schema of P and R,
+// with the text that struct tags give fields (doc:"metres from the dock") and what SetDefaults sets. Descriptions are published
+// when Options.Setup has returned, and 100 ms after later changes.
+//
 // Handle panics when command is empty, h is nil, or command is ping, status or shutdown, which every service answers alike.
-func Handle[P, R any](s *Service, command string, h func(ctx context.Context, p P) (R, error)) {
+func Handle[P, R any](s *Service, command string, h func(ctx context.Context, p P) (R, error), opts ...HandleOption) {
 	if command == "" || h == nil {
 		panic("service.Handle: a command needs a name and a handler")
 	}
-	s.handle(command, func(ctx context.Context, raw json.RawMessage) (any, error) {
+	s.handle(describe[P, R](command, opts), func(ctx context.Context, raw json.RawMessage) (any, error) {
 		p, err := decodeParameters[P](raw)
 		if err != nil {
 			return nil, &client.CommandError{Service: s.o.ID, Command: command, Code: client.CodeBadParameters, Message: err.Error()}
@@ -53,13 +64,17 @@ func Handle[P, R any](s *Service, command string, h func(ctx context.Context, p 
 	})
 }
 
-func (s *Service) handle(command string, h handler) {
-	if isBuiltin(command) {
-		panic(fmt.Sprintf("service.Handle: every service answers %q by itself", command))
+func (s *Service) handle(c Command, h handler) {
+	if isBuiltin(c.Name) {
+		panic(fmt.Sprintf("service.Handle: every service answers %q by itself", c.Name))
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.handlers[command] = h
+	s.handlers[c.Name] = h
+	s.described[c.Name] = c
+	if s.catalogue.begun {
+		s.describeSoon()
+	}
 }
 
 // decodeParameters decodes raw into a P. Its error names the field.
@@ -67,6 +82,9 @@ func decodeParameters[P any](raw json.RawMessage) (p P, err error) {
 	raw = bytes.TrimSpace(raw)
 	if len(raw) == 0 || string(raw) == "null" {
 		raw = json.RawMessage("{}")
+	}
+	if d, ok := any(&p).(defaulter); ok {
+		d.SetDefaults()
 	}
 	if err := json.Unmarshal(raw, &p); err != nil {
 		return p, parameterError(raw, reflect.TypeFor[P](), err)

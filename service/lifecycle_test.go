@@ -60,7 +60,7 @@ func TestAnnouncement(t *testing.T) {
 		}
 		details := payload["details"].(map[string]any)
 		if keys := slices.Sorted(maps.Keys(details)); !slices.Equal(keys, []string{"dependencies", "endpoints", "host", "last_heartbeat",
-			"metadata", "pid", "service_id", "service_type", "start_time", "state", "uptime", "version"}) {
+			"metadata", "pid", "service_id", "service_type", "shares_commands", "start_time", "state", "uptime", "version"}) {
 			t.Errorf("keys of the details: %v", keys)
 		}
 		for key, value := range map[string]any{"service_id": "gps_1", "service_type": "sensors", "version": "1.2.3", "state": want} {

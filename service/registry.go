@@ -73,6 +73,7 @@ type entry struct {
 	before   State     // what it was when it went offline
 	owed     time.Time // when to report its death, unless somebody else does; zero is never
 	reported bool      // somebody has reported its death
+	shares   bool      // it has the commands to its type through a shared subscription
 }
 
 func newRegistry(self string, timeout time.Duration, log *slog.Logger) *registry {
@@ -106,6 +107,7 @@ func (r *registry) apply(id string, rep report, received time.Time) {
 	e.last = rep.identity
 	old := e.info.State
 	rep.merge(&e.info)
+	e.shares = rep.shares
 	if e.info.State != Offline {
 		e.info.LastSeen = received
 		wasSilent := e.deadline.IsZero()

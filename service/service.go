@@ -33,6 +33,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/lawnberry/lawnberry/client"
@@ -148,6 +149,9 @@ type Service struct {
 	done    chan struct{}  // closed when asked to stop
 	stopped chan struct{}  // closed when Stop has finished
 
+	shares atomic.Bool // commands to its type come through a shared subscription
+
+	changed chan struct{}      // holds one token when a command was registered
 	nudge   chan struct{}      // asks for an announcement soon
 	foreign chan struct{}      // our status topic carried something that is not our latest announcement
 	first   chan chan struct{} // asks for the first health check; answered by closing
@@ -164,6 +168,8 @@ type Service struct {
 	missed    bool          // the others believed, or may have believed, that this service is offline
 	synced    chan struct{} // closed when the broker has sent the first announcement back
 	handlers  map[string]handler
+	described map[string]Command // by name
+	catalogue catalogue
 	shutdown  []func(ctx context.Context)
 	ousted    *InUseError // another process has this service's id, and its place
 	stopErr   error       // of Stop, valid when stopped is closed
@@ -209,7 +215,7 @@ func Start(ctx context.Context, o Options) (*Service, error) {
 		mail: newMail(), ready: make(chan struct{}), done: make(chan struct{}), stopped: make(chan struct{}), synced: make(chan struct{}),
 		nudge: make(chan struct{}, 1), foreign: make(chan struct{}, 1), first: make(chan chan struct{}),
 		own: verdict{state: Healthy}, health: verdict{state: Healthy}, state: Starting,
-		handlers: make(map[string]handler),
+		handlers: make(map[string]handler), described: make(map[string]Command), changed: make(chan struct{}, 1),
 	}
 	if s.metadata, err = message.EncodeJSON(o.Metadata); err != nil {
 		return nil, fmt.Errorf("start service %s: its metadata is no JSON: %w", o.ID, err)
@@ -260,6 +266,7 @@ func (s *Service) begin(ctx context.Context) error {
 	s.wg.Go(func() { s.registry.run(s.ctx) })
 	s.wg.Go(s.beat)
 	s.wg.Go(s.deliver)
+	s.watchTargets()
 	if err := s.listen(ctx); err != nil {
 		return err
 	}
@@ -272,6 +279,8 @@ func (s *Service) begin(ctx context.Context) error {
 		}
 	}
 	close(s.ready)
+	s.publishCommands(false)
+	s.wg.Go(s.describeChanges)
 	if err := s.awaitDependencies(ctx); err != nil {
 		return err
 	}
@@ -296,15 +305,10 @@ func (s *Service) listen(ctx context.Context) error {
 	if _, err := s.client.Subscribe(ctx, "system/events/"+eventOffline, s.onOfflineEvent); err != nil {
 		return err
 	}
-	accept := func(target string) bool { return target == s.o.ID || target == s.o.Type }
-	if _, err := s.client.ServeCommands(ctx, s.o.ID, accept, s.dispatch); err != nil {
+	if _, err := s.client.Subscribe(ctx, s.commandsTopic(1)+"/#", s.onCommands); err != nil {
 		return err
 	}
-	if s.o.Type == s.o.ID {
-		return nil
-	}
-	_, err := s.client.ServeCommands(ctx, s.o.Type, accept, s.dispatch)
-	return err
+	return s.serveCommands(ctx)
 }
 
 // ID returns Options.ID.

@@ -16,7 +16,7 @@ import (
 // reasonLost is the reason in a Will. An offline status with another reason was announced by the service itself.
 const reasonLost = "connection lost"
 
-// details is payload.details of a status, as we send it. Reason, host and pid are beside the base format, and only there when known.
+// details is payload.details of a status, as we send it. What follows Metadata is beside the base format, and only there when known.
 type details struct {
 	ServiceID     string            `json:"service_id"`
 	ServiceType   string            `json:"service_type"`
@@ -31,6 +31,7 @@ type details struct {
 	Reason        string            `json:"reason,omitempty"`
 	Host          string            `json:"host,omitempty"`
 	PID           int               `json:"pid,omitempty"`
+	Shares        bool              `json:"shares_commands,omitempty"` // those to its type, with the others of the type
 }
 
 // identity tells two statuses of a service apart.
@@ -55,6 +56,7 @@ type report struct {
 	resources            *message.Resources
 	host                 string
 	pid                  int
+	shares               bool
 }
 
 // readStatus reads a status liberally: services that are not ours leave keys out, add others, and write times as numbers
@@ -89,6 +91,7 @@ func readStatus(d *client.Delivery) (rep report, ok bool) {
 	if pid, ok := det.number("pid"); ok && pid > 0 && pid < 1<<31 {
 		rep.pid = int(pid)
 	}
+	_ = json.Unmarshal(det["shares_commands"], &rep.shares)
 	rep.heartbeat = det.time("last_heartbeat")
 	if rep.heartbeat.IsZero() && !m.Raw {
 		rep.heartbeat = m.Metadata.Time()

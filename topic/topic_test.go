@@ -49,6 +49,8 @@ func TestStandard(t *testing.T) {
 		{"system/health", "status", 1, true, 5, State},
 		{"system/health_check", "status", 1, false, 0, Event},
 		{"system/services/+/status", "status", 1, true, 10, State},
+		{"system/services/+/commands", "events", 1, true, 10, State},
+		{"system/services/+/commands/+", "events", 1, true, 10, State},
 		{"system/events/+", "events", 1, false, 60, Event},
 		{"system/logs/+", "events", 0, false, 100, Event},
 	}

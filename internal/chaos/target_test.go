@@ -239,3 +239,64 @@ func TestTargetKill(t *testing.T) {
 		t.Errorf("%d calls were not answered", timeouts)
 	}
 }
+
+// TestReplicaKill kills one of three replicas after the other, with SIGKILL, while a caller sends commands to their type.
+// The broker gives each command to one of them. What the killed one had is never run by another, as nobody knows how far it
+// came [MQTT-4.8.2-5]: the caller hears that the outcome is unknown. The others go on.
+//
+// Seen failing with plain subscriptions to the type: each replica runs each command.
+func TestReplicaKill(t *testing.T) {
+	kills := pick(3, 100)
+	random := seeded(t)
+	s := newServer(t)
+	s.start()
+	dir := t.TempDir()
+	ran := filepath.Join(dir, "ran")
+	var replicas []*target
+	for i := range 3 {
+		id := fmt.Sprint("replica-", i)
+		replicas = append(replicas, newTarget(t, s, id, filepath.Join(dir, id), ran))
+		replicas[i].start()
+	}
+	k := newCaller(t, s, "target")
+	ctx, stop := context.WithCancel(within(t, 2*time.Minute+time.Duration(kills)*5*time.Second))
+	var flood sync.WaitGroup
+	flood.Go(func() { k.flood(ctx, 30*time.Second) })
+	t.Cleanup(flood.Wait)
+	t.Cleanup(stop)
+	more := func(what string) {
+		t.Helper()
+		before := k.answers()
+		eventually(t, time.Minute, what, func() bool { return k.answers() > before+50 })
+	}
+	for i := range kills {
+		more("the replicas answer")
+		time.Sleep(time.Duration(random.IntN(20)) * time.Millisecond) // the moment of the fault
+		replicas[i%3].kill()
+		more("the others answer")
+		replicas[i%3].start()
+	}
+	more("the replicas answer")
+	stop()
+	flood.Wait()
+
+	duplicated := 0
+	by := map[string]int{}
+	counts := runs(t, ran)
+	for _, who := range counts {
+		by[who[0]]++
+		if len(who) > 1 {
+			duplicated++
+		}
+	}
+	interrupted, timeouts := len(k.unknown[client.CodeInterrupted]), len(k.unknown[client.CodeTimeout])
+	lost := k.sent - len(k.answered) - interrupted - timeouts
+	t.Logf("fault=replica-sigkill times=%d sent=%d delivered=%d lost=%d duplicated=%d out_of_order=0", kills, k.sent, len(k.answered), lost, duplicated)
+	t.Logf("outcome unknown: %d interrupted, told by the new process; %d timeouts; runs by replica: %v", interrupted, timeouts, by)
+	if lost > 0 || duplicated > 0 || len(k.wrong) > 0 {
+		t.Errorf("%d lost, %d duplicated, errors: %.5v", lost, duplicated, k.wrong)
+	}
+	if len(by) != 3 {
+		t.Errorf("runs by replica: %v", by)
+	}
+}
