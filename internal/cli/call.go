@@ -20,7 +20,11 @@ func (t *tool) callVerb() *cobra.Command {
 		Short: "Send a command to a service and print its result",
 		Long: `call sends COMMAND with PARAMETERS, a JSON object, to a service (its id or its type) and prints the result as JSON.
 Every service answers ping, status and shutdown. Code 4 is a command that was refused or failed, or a service that nobody
-is; code 5 is no answer in time, with which the command may or may not have run.`,
+is; code 5 is no answer in time, with which the command may or may not have run. What a command reports about its progress
+goes to standard error.
+
+"lawnberry call SERVICE --help" shows the commands of a service, and "lawnberry call SERVICE COMMAND --help" one of them, as
+the service has described them to the broker.`,
 		Example: `  lawnberry call navigation start_mowing
   lawnberry call hardware_interface read_sensor '{"sensor_id": "gps"}'
   lawnberry call safety ping --time`,
@@ -31,6 +35,8 @@ is; code 5 is no answer in time, with which the command may or may not have run.
 	}
 	d.flags(c, 0, "wait this long for the answer (default the configuration's client.message_timeout, 30s)")
 	c.Flags().BoolVar(&timed, "time", false, "also print the round trip, on standard error")
+	t.helpWithServices(c, &d)
+	c.ValidArgsFunction = t.completeCall(&d)
 	return c
 }
 
@@ -64,7 +70,13 @@ func (t *tool) call(ctx context.Context, d *dialler, args []string, timed bool) 
 	var took time.Duration
 	if err = checkAlive(limited, c, target, command); err == nil {
 		began := time.Now()
-		err = c.Call(limited, target, command, parameters, &result)
+		err = c.Call(limited, target, command, parameters, &result, client.WithProgress(func(v json.RawMessage) {
+			if t.json {
+				_ = writeJSONLine(t.stderr, map[string]json.RawMessage{"progress": v})
+				return
+			}
+			fmt.Fprintf(t.stderr, "progress %s\n", printable(compact(v)))
+		}))
 		took = time.Since(began)
 	}
 	if ctx.Err() != nil {
