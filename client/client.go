@@ -29,6 +29,7 @@ type Client struct {
 	calls        calls
 	requests     requests
 	disk         *store.Store // of Options.Dir, else nil
+	spool        *spool       // the outbox on disk, else nil
 	waits        sync.Pool    // of chan error with room for one, empty
 
 	life   context.Context    // of handlers; ends when Close begins
@@ -146,9 +147,14 @@ func newClient(o Options) (*Client, error) {
 	if c.disk, err = openDisk(&o); err != nil {
 		return nil, err
 	}
-	if err := c.loadRequests(); err != nil {
+	if c.disk == nil {
+		return c, nil
+	}
+	c.spool = newSpool(c.disk)
+	if err := errors.Join(c.loadSpool(), c.loadRequests()); err != nil {
 		return nil, errors.Join(err, c.disk.Close())
 	}
+	go c.commitSpool()
 	return c, nil
 }
 

@@ -99,6 +99,7 @@ func (c *Client) shutDown(ctx context.Context, quiet func() bool) error {
 	if c.spoken == packet.V311 && c.opts.SessionExpiry == 0 {
 		_ = c.wipe(ctx) // MQTT 3.1.1 cannot say in DISCONNECT that the session ends
 	}
+	c.spool.stop()
 	err := c.giveUp()
 	if c.disk != nil {
 		err = errors.Join(err, c.disk.Close())
@@ -198,9 +199,13 @@ func (c *Client) disconnect(l *link, code packet.Code, sessionExpiry packet.Opt[
 func (c *Client) giveUp() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	lost := 0
+	lost, kept := 0, 0
 	settle := func(p *publication) {
-		if !p.birth {
+		switch {
+		case p.seq != 0:
+			kept++
+			p.seq = 0 // it stays there
+		case !p.birth:
 			lost++
 		}
 		p.settle(ErrClosed)
@@ -217,6 +222,9 @@ func (c *Client) giveUp() error {
 	}
 	if c.parkedAt != nil {
 		c.parkedAt.Stop()
+	}
+	if kept > 0 {
+		c.opts.Logger.Info("messages wait for the next process", "messages", kept, "dir", c.opts.Dir)
 	}
 	if lost > 0 {
 		return fmt.Errorf("close: %d messages were not delivered to the broker %s", lost, c.endpoint.name)

@@ -10,11 +10,14 @@
 // # What is promised
 //
 //   - [Client.Publish] returns nil when the message is safe: acknowledged at QoS 1 and 2, written at QoS 0, or held in
-//     the outbox while there is no connection. The outbox is in memory: it is lost with the process, and [Client.Close]
-//     says how much that was.
+//     the outbox while there is no connection. With [Options].Dir the outbox is on disk: what Publish has accepted outlives
+//     this process, however that ends, and is sent by the next one with the same ID and Dir, at QoS 2 not twice as long as the
+//     broker keeps the session. Without, it is in memory: it is lost with the process, and [Client.Close] says how much
+//     that was.
 //   - Messages of one goroutine to one topic arrive in the order in which they were published.
 //   - Each handler gets each message once, however many filters of this client match it. At QoS 1 a message may come
-//     again after a cut, at QoS 2 it does not as long as the broker keeps the session.
+//     again after a cut, at QoS 2 it does not as long as the broker keeps the session ([Options].DurableSession, if the broker
+//     may be restarted at the same time).
 //   - A message is acknowledged after all its handlers returned. One exception keeps a slow handler from delaying the
 //     others: acknowledgements leave in the order of receipt [MQTT-4.6.0-2], so when the slow one's messages would use
 //     up the broker's window (half of it over MQTT 5) they are acknowledged while they still wait in this process, as

@@ -22,6 +22,7 @@ var (
 	ErrNotConnected = errors.New("not connected")
 	ErrExpired      = errors.New("expired before it could be sent")
 	ErrDropped      = errors.New("dropped from the full outbox")
+	ErrNotStored    = errors.New("not stored")
 )
 
 // ConnectError says why there is no connection to the broker.

@@ -111,9 +111,6 @@ func (c *Client) record(e *execution, evicted []string) error {
 
 // loadRequests reads the table from the disk. Requests that a crash has interrupted are answered if anybody can still wait.
 func (c *Client) loadRequests() error {
-	if c.disk == nil {
-		return nil
-	}
 	type found struct {
 		key string
 		rec requestRecord

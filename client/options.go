@@ -141,7 +141,11 @@ type Options struct {
 	// Publish and PublishAsync wait for room; Full says what happens while not.
 	Outbox Queue
 
-	// Dir, when not "", is a directory of this client's own, made (0700) when missing. Two clients cannot share one.
+	// Dir, when not "", is a directory of this client's own, made (0700) when missing. Two clients cannot share one. In it are
+	//   - what the outbox has accepted: Publish returns when it is on the disk. The requests of Call are not among it, since
+	//     their caller dies with this process, nor are messages of Birth and those published with Volatile.
+	//   - the commands that ServeCommands has executed, with their answers, so that none is executed twice.
+	// ID must be set, and be the same in the next process.
 	Dir string
 
 	Commands     int // requests that ServeCommands handles at once, per call of it; 0 is 64

@@ -31,6 +31,7 @@ type publishing struct {
 	user        [][2]string
 	response    string
 	correlation []byte
+	volatile    bool
 }
 
 // WithQoS replaces the registry's QoS: 0, 1 or 2. A critical message goes out at QoS 2 all the same.
@@ -54,6 +55,9 @@ func WithUser(key, value string) PublishOption {
 	return func(p *publishing) { p.user = append(p.user, [2]string{key, value}) }
 }
 
+// Volatile keeps the message out of Options.Dir: it is of no use to another process.
+func Volatile() PublishOption { return func(p *publishing) { p.volatile = true } }
+
 // WithResponse sets Response Topic (as Publish takes it) and Correlation Data, over MQTT 5.
 func WithResponse(topic string, correlation []byte) PublishOption {
 	return func(p *publishing) { p.response, p.correlation = topic, correlation }
@@ -70,6 +74,8 @@ type publication struct {
 	deadline time.Time
 	class    topic.Class
 	birth    bool
+	seq      uint64    // in the spool; 0 is not there
+	step     spoolStep // of QoS 2 in the spool
 
 	queued     bool // in the outbox
 	released   bool // PUBREC received; only PUBREL and PUBCOMP are left [MQTT-4.3.3-6]
@@ -86,9 +92,10 @@ type publication struct {
 // An empty Sender becomes this client's id. An empty raw message with the retain flag clears a retained topic.
 //
 // It returns nil once m is safe: acknowledged by the broker at QoS 1 and 2, written at QoS 0, or in the outbox while
-// there is no connection. It returns a *[message.Error] if m breaks a rule of the wire format, also as ErrTooLarge above
+// there is no connection (on the disk, with Options.Dir). It returns a *[message.Error] if m breaks a rule of the wire format, also as ErrTooLarge above
 // Limits.MaxPayload; ErrTooLarge if it is over the broker's own limit; ErrFull when the outbox holds Outbox.Max messages
-// of the topic's class and the class refuses; *[RefusedError] when the broker refuses; ErrClosed; and ctx's error when
+// of the topic's class and the class refuses; ErrNotStored when Options.Dir fails: a message on a safety topic is then on its way
+// all the same, others are not; *[RefusedError] when the broker refuses; ErrClosed; and ctx's error when
 // that ends first: m may be delivered nevertheless. Messages of one goroutine to one topic keep their order.
 // Publish may be called concurrently, and by handlers.
 func (c *Client) Publish(ctx context.Context, topic string, m message.Message, opts ...PublishOption) error {
@@ -330,6 +337,12 @@ func (p *publication) expired() bool { return !p.deadline.IsZero() && !time.Now(
 // settle notes the final outcome; if it is an error, no answer will come. Client.mu is held.
 func (p *publication) settle(err error) {
 	p.Receipt.settle(err)
+	if p.id != 0 {
+		p.c.unreserve(p)
+	}
+	if p.seq != 0 {
+		p.c.spool.forget(p)
+	}
 	if err != nil && p.call != nil {
 		p.call.finish(callResult{err: err})
 	}
@@ -412,7 +425,7 @@ func (r *Receipt) settle(err error) {
 		return
 	}
 	r.final = true
-	if err != nil {
+	if err != nil || errors.Is(r.err, ErrNotStored) {
 		r.err = err
 	}
 	if r.finalCh != nil {

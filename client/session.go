@@ -13,9 +13,11 @@ import (
 // Client.mu guards it.
 type session struct {
 	flight list                          // sent and not yet acknowledged to the end
-	byID   [sendMaximum + 1]*publication // of flight
+	byID   [sendMaximum + 1]*publication // of flight, and those of the outbox that have an identifier ahead of their turn
 	free   [sendMaximum]uint16           // ring of packet identifiers that nobody uses
 	first  int                           // of free
+	used   int                           // identifiers that are not free
+	ahead  int                           // of used, those of the outbox
 	resend *publication                  // the next of flight that this link has not seen
 }
 
@@ -25,12 +27,13 @@ func (s *session) init() {
 	}
 }
 
-// begin puts p in flight with a packet identifier of its own. There is one, as long as flight.n < sendMaximum. The
-// least recently used comes next, so that a late acknowledgement of its former use does no harm.
+// begin puts p in flight with a packet identifier of its own, which it may have already. There is one, as long as
+// used < sendMaximum.
 func (s *session) begin(p *publication) {
-	p.id = s.free[s.first]
-	s.first = (s.first + 1) % sendMaximum
-	s.byID[p.id] = p
+	if p.id == 0 {
+		s.reserve(p)
+	}
+	s.ahead--
 	s.flight.pushBack(p)
 }
 
@@ -40,8 +43,40 @@ func (s *session) end(p *publication) {
 		s.resend = p.next
 	}
 	s.flight.remove(p)
+	s.ahead++
+	s.unreserve(p)
+}
+
+// reserve gives p an identifier ahead of its turn. The least recently used comes next, so that a late acknowledgement of its
+// former use does no harm.
+func (s *session) reserve(p *publication) {
+	p.id = s.free[s.first]
+	s.first = (s.first + 1) % sendMaximum
+	s.byID[p.id] = p
+	s.used++
+	s.ahead++
+}
+
+// take reserves the identifier that p had in a former process. It reports false if that is impossible.
+func (s *session) take(p *publication) bool {
+	for i := range sendMaximum - s.used {
+		at := (s.first + i) % sendMaximum
+		if s.free[at] == p.id {
+			s.free[at] = s.free[s.first]
+			s.free[s.first] = p.id
+			s.reserve(p)
+			return true
+		}
+	}
+	return false
+}
+
+// unreserve frees the identifier of p.
+func (s *session) unreserve(p *publication) {
 	s.byID[p.id] = nil
-	s.free[(s.first+sendMaximum-s.flight.n-1)%sendMaximum] = p.id
+	s.free[(s.first+sendMaximum-s.used)%sendMaximum] = p.id
+	s.used--
+	s.ahead--
 	p.id = 0
 }
 
@@ -89,9 +124,18 @@ func (c *Client) submit(ctx context.Context, p *publication) error {
 	}
 	c.box.add(p)
 	if c.link == nil {
-		p.accept(nil)
+		c.secure(p)
 	}
 	return nil
+}
+
+// secure makes p, which no connection carries, safe.
+func (c *Client) secure(p *publication) {
+	if c.spools(p) {
+		c.store(p)
+	} else {
+		p.accept(nil)
+	}
 }
 
 // awaitRoom lets go of c.mu until the outbox has more room, or the connection is lost.
@@ -137,11 +181,16 @@ func (c *Client) mayPass(l *link, p *publication) bool {
 	if p.qos == 0 {
 		return true
 	}
+	if p.seq != 0 && p.qos == 2 && p.step != numbered {
+		if c.number(p); p.step != numbered {
+			return false
+		}
+	}
 	reserve := 0
 	if in == mainLane {
 		reserve = l.reserve
 	}
-	return l.quota > reserve && c.flight.n < sendMaximum && c.resend == nil
+	return l.quota > reserve && (p.id != 0 || c.used < sendMaximum) && c.resend == nil
 }
 
 // pump sends what may be sent: first what this link has to see again, then the lanes of the outbox.
@@ -152,6 +201,9 @@ func (c *Client) pump(l *link) {
 		for p := c.box.lanes[i].head; p != nil && c.mayPass(l, p); p = c.box.lanes[i].head {
 			c.box.remove(p)
 			c.transmit(l, p)
+		}
+		if c.spool != nil && c.ahead < spoolNumbers/2 {
+			c.number(c.box.lanes[i].head) // before they are due
 		}
 	}
 	if c.box.len() < before {
@@ -242,6 +294,9 @@ func (c *Client) acknowledged(l *link, a *packet.Ack) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	p := c.get(a.ID)
+	if p != nil && p.queued { // it has not been sent
+		p = nil
+	}
 	if a.Kind == packet.PUBREC {
 		c.received(l, p, a)
 		return
@@ -269,6 +324,10 @@ func (c *Client) received(l *link, p *publication, a *packet.Ack) {
 	}
 	if a.Code >= packet.UnspecifiedError {
 		c.finish(l, p, a)
+		return
+	}
+	if p.seq != 0 {
+		c.noteRelease(p)
 		return
 	}
 	p.released = true
@@ -304,6 +363,7 @@ func (c *Client) resume(l *link, present bool) {
 	}
 	for p := c.flight.tail; p != nil; p = c.flight.tail {
 		c.end(p)
+		p.step = unspooled
 		switch {
 		case p.released:
 			p.settle(nil)
@@ -329,7 +389,7 @@ func (c *Client) suspend(l *link) {
 		if p.birth {
 			p.accept(ErrNotConnected)
 		} else {
-			p.accept(nil)
+			c.secure(p)
 		}
 	}
 	c.resend = nil
@@ -339,7 +399,7 @@ func (c *Client) suspend(l *link) {
 	}
 	for i := range c.box.lanes {
 		for p := c.box.lanes[i].head; p != nil; p = p.next {
-			p.accept(nil)
+			c.secure(p)
 		}
 	}
 	c.roomMade()

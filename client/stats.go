@@ -27,6 +27,7 @@ type Stats struct {
 	Dropped        uint64                    // at a bound of ours
 	Panics         uint64                    // of handlers, recovered
 	Unrecorded     uint64                    // commands that ran though Options.Dir did not take their record
+	Unstored       uint64                    // changes of the outbox that could not be written to Options.Dir
 	Outbox         int                       // messages waiting to be sent
 	OutboxByClass  map[topic.Class]int       // of them; topics that nobody defined are in none
 	InFlight       int                       // messages sent and not acknowledged
@@ -40,7 +41,7 @@ type Stats struct {
 type counters struct {
 	reconnects, sent, received       atomic.Uint64
 	failed, expired, dropped, panics atomic.Uint64
-	unrecorded                       atomic.Uint64
+	unrecorded, unstored             atomic.Uint64
 	roundTrip, oneWay                histogram
 
 	mu       sync.Mutex
@@ -75,8 +76,8 @@ func (c *Client) Stats() Stats {
 	s := Stats{
 		Reconnects: n.reconnects.Load(), Sent: n.sent.Load(), Received: n.received.Load(), Failed: n.failed.Load(),
 		Expired: n.expired.Load(), Dropped: n.dropped.Load(), Panics: n.panics.Load(),
-		Unrecorded: n.unrecorded.Load(),
-		RoundTrip:  n.roundTrip.quantiles(), OneWay: n.oneWay.quantiles(),
+		Unrecorded: n.unrecorded.Load(), Unstored: n.unstored.Load(),
+		RoundTrip: n.roundTrip.quantiles(), OneWay: n.oneWay.quantiles(),
 		PendingCalls:  c.calls.len(),
 		OutboxByClass: make(map[topic.Class]int),
 	}

@@ -22,7 +22,9 @@ const (
 )
 
 // retained is how statuses go out, whatever is configured for their topic.
-func retained() []client.PublishOption { return []client.PublishOption{client.WithRetain(true)} }
+func retained() []client.PublishOption {
+	return []client.PublishOption{client.WithRetain(true), client.Volatile()}
+}
 
 func (s *Service) statusTopic() string { return "system/services/" + s.o.ID + "/status" }
 
