@@ -45,6 +45,15 @@ type callResult struct {
 	err    error       // instead: why the request is not on its way
 }
 
+// coded reports whether r says why it is an error.
+func (r *callResult) coded() bool {
+	if r.answer == nil {
+		return true
+	}
+	_, ok := r.answer.user(codeKey)
+	return ok
+}
+
 func (k *call) finish(r callResult) {
 	select {
 	case k.result <- r:
@@ -162,6 +171,9 @@ func (c *Client) Call(ctx context.Context, target, command string, parameters, r
 		if o.progress != nil {
 			with = append(with, WithUser(progressKey, "1"))
 		}
+		if o.once {
+			with = append(with, WithQoS(1))
+		}
 	}
 	p, err := c.prepare("commands/"+target, m, with)
 	if err != nil {
@@ -188,6 +200,9 @@ func (c *Client) Call(ctx context.Context, target, command string, parameters, r
 		}
 		return fail(err)
 	}
+	if o != nil && o.unannounced {
+		defer c.askTarget(k)()
+	}
 	r, ended := c.awaitEnd(ctx, k, o)
 	if !ended {
 		return fail(ErrClosed)
@@ -195,7 +210,11 @@ func (c *Client) Call(ctx context.Context, target, command string, parameters, r
 	var known *CommandError
 	switch {
 	case r.err == nil:
-		return c.outcome(target, command, r, result)
+		err := c.outcome(target, command, r, result)
+		if err == nil || ctx.Err() == nil || r.coded() {
+			return err
+		}
+		return c.gaveUp(ctx, target, command, timeout, false) // the target says so too, without a code
 	case errors.Is(r.err, ErrExpired):
 		return c.gaveUp(ctx, target, command, timeout, true)
 	case errors.As(r.err, &known):

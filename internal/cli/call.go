@@ -68,15 +68,20 @@ func (t *tool) call(ctx context.Context, d *dialler, args []string, timed bool) 
 	defer cancel()
 	var result json.RawMessage
 	var took time.Duration
-	if err = checkAlive(limited, c, target, command); err == nil {
+	known, err := checkAlive(limited, c, target, command)
+	if err == nil {
 		began := time.Now()
-		err = c.Call(limited, target, command, parameters, &result, client.WithProgress(func(v json.RawMessage) {
+		opts := []client.CallOption{client.WithProgress(func(v json.RawMessage) {
 			if t.json {
 				_ = writeJSONLine(t.stderr, map[string]json.RawMessage{"progress": v})
 				return
 			}
 			fmt.Fprintf(t.stderr, "progress %s\n", printable(compact(v)))
-		}))
+		})}
+		if !known {
+			opts = append(opts, client.Unannounced())
+		}
+		err = c.Call(limited, target, command, parameters, &result, opts...)
 		took = time.Since(began)
 	}
 	if ctx.Err() != nil {
@@ -100,22 +105,22 @@ func (t *tool) call(ctx context.Context, d *dialler, args []string, timed bool) 
 	return err
 }
 
-// checkAlive returns an error when target is the id of a service that has said goodbye or died, and no other service of
+// checkAlive reports whether target is a service that has announced itself, or the type of one. It returns an error when target is the id of a service that has said goodbye or died, and no other service of
 // that type is there. The broker may still keep such a service's session, in which a command would wait for the next start.
-func checkAlive(ctx context.Context, c *client.Client, target, command string) error {
+func checkAlive(ctx context.Context, c *client.Client, target, command string) (known bool, err error) {
 	r := newRoll()
 	s, err := c.Subscribe(ctx, "system/services/+/status", func(_ context.Context, d *client.Delivery) { r.add(d) })
 	if err != nil {
-		return err
+		return false, err
 	}
 	if err := roundTrip(ctx, c); err != nil {
-		return err
+		return false, err
 	}
 	if err := r.quiet(ctx); err != nil {
-		return err
+		return false, err
 	}
 	if err := s.Unsubscribe(ctx); err != nil {
-		return err
+		return false, err
 	}
 	var gone *serviceInfo
 	for _, f := range r.list() {
@@ -123,13 +128,15 @@ func checkAlive(ctx context.Context, c *client.Client, target, command string) e
 		case f.ID == target && f.gone():
 			gone = &f
 		case f.Type == target && !f.gone():
-			return nil
+			return true, nil
+		case f.ID == target:
+			known = true
 		}
 	}
 	if gone == nil {
-		return nil
+		return known, nil
 	}
-	return &client.CommandError{
+	return true, &client.CommandError{
 		Service: target, Command: command, Code: client.CodeOffline,
 		Message: fmt.Sprintf("%s is offline, last seen %s ago", target, gone.age()),
 	}

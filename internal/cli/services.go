@@ -198,7 +198,8 @@ func (t *tool) ping(ctx context.Context, d *dialler, id string, count int, inter
 		return err
 	}
 	limited, cancel := context.WithTimeout(ctx, d.timeout)
-	err = because(ctx, checkAlive(limited, c, id, "ping"))
+	_, err = checkAlive(limited, c, id, "ping")
+	err = because(ctx, err)
 	cancel()
 	if err != nil {
 		_ = disconnect(c)
