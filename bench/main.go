@@ -119,6 +119,9 @@ func run(o options) (*report, error) {
 	wanted := func(name string) bool { return strings.Contains(name, o.only) }
 	for round := range r.Rounds {
 		for _, k := range kinds {
+			if !wanted("stored") && !slices.ContainsFunc(flowNames(), wanted) {
+				break
+			}
 			fmt.Fprintf(os.Stderr, "round %d of %d: %s\n", round+1, r.Rounds, k.name)
 			if err := r.live(k, ours, dir, scale, wanted); err != nil {
 				if k.name == "lawnberry" {
@@ -141,6 +144,15 @@ func run(o options) (*report, error) {
 		fmt.Fprintf(os.Stderr, "round %d of %d: round trips\n", round+1, r.Rounds)
 		if err := r.trips(ours, dir, scale, wanted); err != nil {
 			return nil, err
+		}
+	}
+	for round := range r.Rounds {
+		if !wanted(callMeasure) {
+			break
+		}
+		fmt.Fprintf(os.Stderr, "round %d of %d: commands\n", round+1, r.Rounds)
+		if err := r.calls(ours, dir, scale); err != nil {
+			return nil, fmt.Errorf("%s: %w", callMeasure, err)
 		}
 	}
 	if wanted("memory") {

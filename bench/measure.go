@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os/exec"
 	"regexp"
-	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -22,6 +21,17 @@ var flows = []struct {
 	{"1 to 4, 4 KiB", flow{publishers: 1, subscribers: 4, size: 4096}, [3]int{30_000, 20_000, 10_000}},
 }
 
+func flowName(qos byte, flow string) string { return fmt.Sprintf("QoS %d, %s", qos, flow) }
+
+func flowNames() (names []string) {
+	for _, f := range flows {
+		for qos := range byte(3) {
+			names = append(names, flowName(qos, f.name))
+		}
+	}
+	return names
+}
+
 // live measures one broker with sessions that are connected.
 func (r *report) live(k kind, ours, dir string, scale float64, wanted func(string) bool) error {
 	s, err := k.run(ours, dir, false)
@@ -31,7 +41,7 @@ func (r *report) live(k kind, ours, dir string, scale float64, wanted func(strin
 	defer s.stop()
 	for _, f := range flows {
 		for qos := range byte(3) {
-			name := fmt.Sprintf("QoS %d, %s", qos, f.name)
+			name := flowName(qos, f.name)
 			if k.bare && qos > 0 || !wanted(name) {
 				continue
 			}
@@ -124,11 +134,8 @@ func (r *report) tripsAt(qos byte, measure, ours, dir string, scale float64) err
 		}
 	}
 	for _, w := range ways {
-		times := w.pair.times
-		slices.Sort(times)
-		micro := func(q float64) float64 { return float64(times[int(q*float64(len(times)-1))].Nanoseconds()) / 1000 }
-		r.add(measure+", p50", w.name, "µs", micro(0.5))
-		r.add(measure+", p99", w.name, "µs", micro(0.99))
+		r.add(measure+", p50", w.name, "µs", quantile(w.pair.times, 0.5))
+		r.add(measure+", p99", w.name, "µs", quantile(w.pair.times, 0.99))
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -23,7 +24,7 @@ type kind struct {
 }
 
 var kinds = []kind{
-	{name: "relay", bare: true, start: func(_, _ string, port int, _ bool) *exec.Cmd { return self("relay", port) }},
+	{name: "relay", bare: true, start: selfServer("relay")},
 	{name: "lawnberry", stores: true, unix: true, start: func(ours, dir string, port int, _ bool) *exec.Cmd {
 		c := exec.Command(ours, "serve", "--data-dir", dir)
 		c.Env = append(os.Environ(), fmt.Sprint("LAWNBERRY_BROKER_PORT=", port), "LAWNBERRY_BROKER_MAX_CONNECTIONS=10000",
@@ -39,6 +40,15 @@ var kinds = []kind{
 		return self("mochi", port, dir)
 	}},
 	{name: "nats-server", start: func(_, dir string, port int, _ bool) *exec.Cmd { return self("nats", port, dir) }},
+}
+
+func kindNamed(name string) kind {
+	return kinds[slices.IndexFunc(kinds, func(k kind) bool { return k.name == name })]
+}
+
+// selfServer starts one of servers that needs its port only.
+func selfServer(name string) func(ours, dir string, port int, store bool) *exec.Cmd {
+	return func(_, _ string, port int, _ bool) *exec.Cmd { return self(name, port) }
 }
 
 func self(name string, port int, more ...string) *exec.Cmd {
@@ -167,6 +177,8 @@ func versions() map[string]string {
 				v["mochi"] = m.Version
 			case "github.com/nats-io/nats-server/v2":
 				v["nats-server"] = m.Version
+			case "github.com/nats-io/nats.go":
+				v["nats.go"] = m.Version
 			}
 		}
 	}

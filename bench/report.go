@@ -23,7 +23,7 @@ func goals() []goal {
 	var g []goal
 	for _, f := range flows {
 		for qos, factor := range []float64{5, 4, 6} {
-			m := fmt.Sprintf("QoS %d, %s", qos, f.name)
+			m := flowName(byte(qos), f.name)
 			g = append(g, goal{m + fmt.Sprintf(": at least %g times the better Mosquitto", factor), m, "lawnberry", mosquittos, factor, true, true})
 			if qos == 0 {
 				g = append(g, goal{m + ": at least 0.7 of the bare relay", m, "lawnberry", []string{"relay"}, 0.7, true, true})
@@ -38,6 +38,8 @@ func goals() []goal {
 		goal{"round trip at QoS 2: at most half of Mosquitto with nodelay", q2, "lawnberry", []string{"mosquitto, nodelay"}, 0.5, false, false},
 		goal{"round trip at QoS 0 over the Unix socket: at most 0.85 of TCP", q0, "lawnberry, Unix socket", []string{"lawnberry"}, 0.85, false, false},
 		goal{"round trip at QoS 2 over the Unix socket: at most 0.85 of TCP", q2, "lawnberry, Unix socket", []string{"lawnberry"}, 0.85, false, false},
+		goal{"command at QoS 2: at most 1.6 times the bare relay's four hops", callP50, "lawnberry", []string{"relay"}, 1.6, false, false},
+		goal{"command at QoS 2: no slower than NATS request and reply", callP50, "lawnberry", []string{plainNATS.name}, 1, false, false},
 	)
 }
 
@@ -49,6 +51,7 @@ var limits = []struct {
 	{"memory, 100,000 retained of 200 B", 120},
 	{"memory, idle", 30},
 	{"match among 100,000 subscriptions", 5},
+	{callAllocations, 25},
 }
 
 func number(v float64) string {
@@ -90,7 +93,9 @@ func (r *report) markdown() string {
 	b.WriteString("# Benchmarks\n\nWritten by `make bench`. The brokers run as processes of their own, all loaded by the same client (MQTT 3.1.1 on a bare socket, prepared " +
 		"bytes, at most 100 unacknowledged messages a publisher), one after the other in each round. A figure is the median of the rounds, with the lowest and the " +
 		"highest. Every message is counted and its order is checked. The relay forwards the same bytes without being a broker, read in pieces of 32 KiB as io.Copy does: it is the limit. For round trips all of them run beside each " +
-		"other and take turns of a tenth of a second.\n\n")
+		"other and take turns of a tenth of a second. " +
+		"Commands are calls through our Go client, 200 bytes of parameters there and back, both ends of it in one process and each broker in another; beside them the same " +
+		"with the Go client of NATS and nats-server, which delivers at most once, and the relay.\n\n")
 	fmt.Fprintf(&b, "Machine: %s. Rounds: %d. Versions:", r.Machine, r.Rounds)
 	for _, name := range slices.Sorted(func(yield func(string) bool) {
 		for name := range r.Versions {

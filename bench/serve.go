@@ -20,7 +20,7 @@ import (
 )
 
 // The peers that are libraries, and the relay, run as processes of their own: this program with one of these names.
-var servers = map[string]func(args []string) error{"mochi": serveMochi, "nats": serveNATS, "relay": serveRelay}
+var servers = map[string]func(args []string) error{"mochi": serveMochi, "nats": serveNATS, "plain-nats": servePlainNATS, "relay": serveRelay}
 
 // serveMochi runs mochi on a port. With a directory it stores in Pebble, synced.
 func serveMochi(args []string) error {
@@ -51,10 +51,23 @@ func serveNATS(args []string) error {
 	if err != nil {
 		return err
 	}
-	s, err := nats.NewServer(&nats.Options{
+	return runNATS(&nats.Options{
 		ServerName: "bench", Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: args[1], NoLog: true, NoSigs: true,
 		MQTT: nats.MQTTOpts{Host: "127.0.0.1", Port: port, MaxAckPending: 15_000},
 	})
+}
+
+// servePlainNATS runs nats-server for its own protocol on a port.
+func servePlainNATS(args []string) error {
+	port, err := strconv.Atoi(args[0])
+	if err != nil {
+		return err
+	}
+	return runNATS(&nats.Options{ServerName: "bench", Host: "127.0.0.1", Port: port, NoLog: true, NoSigs: true})
+}
+
+func runNATS(o *nats.Options) error {
+	s, err := nats.NewServer(o)
 	if err != nil {
 		return err
 	}

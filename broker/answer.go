@@ -1,6 +1,10 @@
 package broker
 
-import "github.com/lawnberry/lawnberry/internal/packet"
+import (
+	"time"
+
+	"github.com/lawnberry/lawnberry/internal/packet"
+)
 
 // How a connection answers what the client sends: at once, or when the store has what the answer says.
 
@@ -102,6 +106,30 @@ func (c *conn) answer(kind packet.Type, id uint16, code packet.Code) {
 	c.count.sent++
 }
 
+const (
+	lateness = time.Millisecond // how long an answer may wait for company that nobody waits for
+	lateSize = 64               // bytes of them
+)
+
+// wakeLate has the writer look for work within lateness: what is there then may leave earlier, with something else. Caller holds
+// session.mu.
+func (c *conn) wakeLate() {
+	switch {
+	case c.due:
+		return
+	case c.delay == nil:
+		c.delay = time.AfterFunc(lateness, func() {
+			c.session.mu.Lock()
+			defer c.session.mu.Unlock()
+			c.due = false
+			c.wake.Signal()
+		})
+	default:
+		c.delay.Reset(lateness)
+	}
+	c.due = true
+}
+
 // flush hands the collected answers to the writer. A client that does not read them is not read from either.
 func (c *conn) flush() {
 	if len(c.out) == 0 && len(c.gated) == 0 {
@@ -120,12 +148,15 @@ func (c *conn) flush() {
 			}
 			c.held = append(c.held, c.gated...)
 			c.releaseLocked()
-		} else {
+		} else if c.prompt || len(c.control) > lateSize {
 			c.wakeBy(c)
+		} else {
+			c.wakeLate()
 		}
 	}
 	s.mu.Unlock()
 	c.out = c.out[:0]
+	c.prompt = false
 	c.gated = c.gated[:0]
 	c.writeLate()
 }

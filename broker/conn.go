@@ -28,6 +28,7 @@ type conn struct {
 	sendMax     int           // the client's receive maximum
 	problemInfo bool
 	neverExpire bool // CONNECT asked for session expiry 0
+	late        bool // the client has asked whether it may acknowledge late, and so takes late answers
 	durable     bool // the session is kept in the store
 
 	waiting   atomic.Int64 // broker.now since when the reader waits for a packet; 0 while it handles one
@@ -39,6 +40,7 @@ type conn struct {
 	publish packet.Publish
 	ack     packet.Ack
 	out     []byte // answers not handed to the writer yet
+	prompt  bool   // somebody waits for one of them
 	routes  routeCache
 	bundle  bundle
 	count   uncounted
@@ -48,21 +50,23 @@ type conn struct {
 	gated   []answer // answers that wait for the store, not handed over yet
 	after   *group   // the last group that an answer waits for
 	idle    bool     // nothing more has been read than what is being handled
-	late    *conn    // to be written to when that is done
+	next    *conn    // to be written to when that is done
 
 	// Guarded by session.mu.
-	wake           sync.Cond // work for the writer
-	room           sync.Cond // room for the reader: in control, or in the queue
-	control        []byte    // encoded packets that go before the session's messages
-	held           []answer  // answers that wait for the store
-	awaited        *group    // the last group that lets the connection know
-	pongs          int       // PINGREQs to answer, behind the messages that were queued before them
-	deferred       int       // writes for which pongs has waited
-	writing        bool      // the writer is at work, or a reader in its place
-	left           []byte    // what a reader in the writer's place could not write
-	published      uint64    // PUBLISH packets encoded and not yet counted
-	publishedBytes uint64    // their payloads
-	unacked        int       // QoS 1 and 2 messages sent on this connection and not settled
+	wake           sync.Cond   // work for the writer
+	room           sync.Cond   // room for the reader: in control, or in the queue
+	control        []byte      // encoded packets that go before the session's messages
+	delay          *time.Timer // after which control is written at the latest, when that is due
+	due            bool
+	held           []answer // answers that wait for the store
+	awaited        *group   // the last group that lets the connection know
+	pongs          int      // PINGREQs to answer, behind the messages that were queued before them
+	deferred       int      // writes for which pongs has waited
+	writing        bool     // the writer is at work, or a reader in its place
+	left           []byte   // what a reader in the writer's place could not write
+	published      uint64   // PUBLISH packets encoded and not yet counted
+	publishedBytes uint64   // their payloads
+	unacked        int      // QoS 1 and 2 messages sent on this connection and not settled
 	outAliases     map[string]uint16
 	aliasMax       int
 	stopping       bool
@@ -218,6 +222,7 @@ func (c *conn) alias(topic string) (alias uint16, fresh bool) {
 // send hands p to the writer, ahead of queued messages. Reader only.
 func (c *conn) send(p packet.Packet, props *packet.Properties) {
 	c.out = c.appendBounded(c.out, p, props)
+	c.prompt = true
 	c.broker.stats.sent.Add(1)
 }
 
@@ -249,7 +254,7 @@ func (c *conn) readLoop() error {
 		c.idle = waits
 		if waits {
 			c.deliver()
-			if c.late != c { // what is for this connection leaves with the answers
+			if c.next != c { // what is for this connection leaves with the answers
 				c.writeLate()
 			}
 		}
@@ -301,6 +306,7 @@ func (c *conn) handle(first byte, body []byte) (bool, error) {
 		code, answer, err := c.session.acknowledge(c, &c.ack, t)
 		c.broker.finish(t)
 		if answer {
+			c.prompt = c.prompt || !c.late // which has handled the message, and waits for nothing
 			c.answerAfter(t.durable(), packet.PUBREL, c.ack.ID, code)
 		}
 		return true, err

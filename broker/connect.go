@@ -10,6 +10,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -163,6 +164,9 @@ func (c *conn) welcome(p *packet.Connect) bool {
 		ack.Properties.ReceiveMaximum = packet.Some(uint16(receiveMax))
 		ack.Properties.MaximumPacketSize = packet.Some(uint32(b.limits.packet))
 		ack.Properties.TopicAliasMaximum = packet.Some(uint16(inboundAliases))
+		if c.late = asksForLateness(p); c.late {
+			ack.Properties.User = append(ack.Properties.User, lateAcknowledgements)
+		}
 	}
 	if out, err := ack.Append(nil, c.version); err != nil || len(out) > c.maxPacket {
 		b.log.Warn("client refused: it does not take its CONNACK", "client", id, "remote", c.remote, "bytes", len(out), "limit", c.maxPacket)
@@ -234,6 +238,16 @@ func inMemory(p *packet.Connect) bool {
 		}
 	}
 	return false
+}
+
+// lateAcknowledgements is the user property of a client that asks whether its acknowledgements may come late, for company on
+// the wire. CONNACK has it too: nobody's message waits for them here, as QoS 2 messages are distributed before their PUBREL.
+var lateAcknowledgements = packet.UserProperty{Key: []byte("acknowledgements"), Value: []byte("late")}
+
+func asksForLateness(p *packet.Connect) bool {
+	return slices.ContainsFunc(p.Properties.User, func(u packet.UserProperty) bool {
+		return bytes.Equal(u.Key, lateAcknowledgements.Key) && bytes.Equal(u.Value, lateAcknowledgements.Value)
+	})
 }
 
 // hold gives c the session of id, made anew on a clean start or when there is none. Another connection that holds it is

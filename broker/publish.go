@@ -177,6 +177,7 @@ func (c *conn) onPublish(first byte, body []byte) error {
 	}
 	if p.QoS == 2 {
 		if in, again := c.received(p.ID); again { // sent again before its PUBREL [MQTT-4.3.3-10]
+			c.prompt = true
 			c.answerAfter(in.group, packet.PUBREC, p.ID, packet.Success)
 			return nil
 		}
@@ -234,12 +235,18 @@ func (c *conn) onPublish(first byte, body []byte) error {
 	// With the group of t the message becomes ours: no acknowledgement leaves before.
 	switch p.QoS {
 	case 1:
+		c.prompt = true
 		c.answerAfter(t.durable(), packet.PUBACK, p.ID, code)
 	case 2:
+		c.prompt = c.prompt || code != packet.Success || !c.correlated()
 		c.answerAfter(t.durable(), packet.PUBREC, p.ID, code)
 	}
 	return nil
 }
+
+// correlated reports whether the message in c.publish is a request or a response of a client that takes late answers: what it waits for is
+// the response, and what else it has to be told can leave with that.
+func (c *conn) correlated() bool { return c.late && c.publish.Properties.CorrelationData != nil }
 
 // A bundle is QoS 0 messages of one topic that came one right after the other and are queued together, to save taking the lock of each
 // session for each of them.
@@ -302,7 +309,7 @@ func (c *conn) received(id uint16) (inbound, bool) {
 
 // receive notes a QoS 2 message that awaits its PUBREL.
 func (c *conn) receive(id uint16, t *txn) {
-	in := inbound{counted: true}
+	in := inbound{counted: true, late: c.correlated()}
 	if c.durable && t.group != nil && !t.failing {
 		t.add(op{kind: putInbound, session: c.session.number, id: id})
 		t.wanted = true
@@ -346,6 +353,7 @@ func (c *conn) giveWay(fullest verdict) {
 func (c *conn) onRelease(id uint16) {
 	in, known := c.received(id)
 	if !known {
+		c.prompt = true
 		c.answerAfter(nil, packet.PUBCOMP, id, packet.PacketIDNotFound)
 		return
 	}
@@ -360,6 +368,7 @@ func (c *conn) onRelease(id uint16) {
 		}
 		c.broker.finish(&t)
 	}
+	c.prompt = c.prompt || !in.late
 	c.answerAfter(t.durable(), packet.PUBCOMP, id, packet.Success)
 }
 

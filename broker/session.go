@@ -64,6 +64,7 @@ const forever = time.Duration(1<<63 - 1)
 // An inbound is the state of a QoS 2 message from the client that has not been released.
 type inbound struct {
 	counted bool   // against the receive maximum of the present connection
+	late    bool   // a request or a response: its publisher waits for other things than the handshake
 	group   *group // what it is durable with, nil when it is in memory only
 }
 
@@ -404,7 +405,7 @@ func (s *session) settle(c *conn, f *inflight, t *txn) {
 		c.unacked--
 	}
 	s.window.remove(f)
-	if s.conn != nil {
+	if s.conn != nil && s.ready(s.conn) {
 		s.conn.wake.Signal()
 	}
 }

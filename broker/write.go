@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/lawnberry/lawnberry/internal/packet"
+	"github.com/lawnberry/lawnberry/internal/socket"
 )
 
 // prepareWriting has nobody write before the writer has begun: CONNACK is the first that the client gets [MQTT-3.2.0-1].
@@ -14,7 +15,7 @@ func (c *conn) prepareWriting() {
 	switch c.nc.(type) {
 	case *net.TCPConn, *net.UnixConn:
 		c.partial, c.scatters = true, true
-		c.attempt = attempter(c.nc)
+		c.attempt = socket.Attempter(c.nc)
 	}
 }
 
@@ -101,18 +102,18 @@ func (c *conn) gather(buf []byte, limit int) []byte {
 func (c *conn) wakeBy(by *conn) {
 	s := c.session
 	little := s.urgent.count()+s.ordinary.count() <= 4 && len(c.control) <= 64
-	if by == nil || !by.idle || !little || by.late != nil && by.late != c || c.attempt == nil {
+	if by == nil || !by.idle || !little || by.next != nil && by.next != c || c.attempt == nil {
 		c.wake.Signal()
 		return
 	}
-	by.late = c
+	by.next = c
 }
 
 // writeLate does what wakeBy has put off. Reader only.
 func (c *conn) writeLate() {
-	if late := c.late; late != nil {
-		c.late = nil
-		late.writeNow()
+	if next := c.next; next != nil {
+		c.next = nil
+		next.writeNow()
 	}
 }
 

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/lawnberry/lawnberry/broker"
 	"github.com/lawnberry/lawnberry/message"
@@ -72,4 +74,83 @@ func BenchmarkPublish(b *testing.B) {
 			b.ReportMetric(float64(n+1-last), "lost")
 		})
 	}
+}
+
+// BenchmarkPublishStored is Publish without a connection and with a directory: each returns when its message is on the disk.
+func BenchmarkPublishStored(b *testing.B) {
+	for _, publishers := range []int{1, 16} {
+		b.Run(fmt.Sprint(publishers), func(b *testing.B) {
+			c := awayWithDir(b)
+			m := raw(fmt.Sprintf("%0200d", 1))
+			var all sync.WaitGroup
+			work := make(chan struct{}, publishers)
+			for range publishers {
+				all.Go(func() {
+					for range work {
+						if err := c.Publish(context.Background(), "commands/nav", m); err != nil {
+							b.Error(err)
+						}
+					}
+				})
+			}
+			for b.Loop() {
+				work <- struct{}{}
+			}
+			close(work)
+			all.Wait()
+		})
+	}
+}
+
+// BenchmarkDrain is the sending of 10,000 messages of 200 bytes that an earlier process has accepted, and of 10,000 that are in
+// memory, as messages per second.
+func BenchmarkDrain(b *testing.B) {
+	const n = 10_000
+	for q := range byte(3) {
+		for _, dir := range []bool{false, true} {
+			b.Run(fmt.Sprintf("QoS%d/dir=%v", q, dir), func(b *testing.B) {
+				var took time.Duration
+				for b.Loop() {
+					br := startBroker(b)
+					p, url := startProxy(b, br)
+					o := quick(Options{URL: url, ID: "worker", Outbox: Queue{Max: n}})
+					if dir {
+						o.Dir = b.TempDir()
+					}
+					c := connect(b, o)
+					p.Refuse(true)
+					p.Cut(true)
+					eventually(b, "the connection is lost", func() bool { return !c.Connected() })
+					receipts := make([]*Receipt, n)
+					for i := range receipts {
+						receipts[i] = c.PublishAsync("commands/nav", raw(fmt.Sprintf("%0200d", 1)), WithQoS(q))
+					}
+					for _, r := range receipts {
+						<-r.Done()
+					}
+					p.Refuse(false)
+					eventually(b, "the connection", c.Connected)
+					begin := time.Now()
+					for _, r := range receipts {
+						<-r.Delivered()
+					}
+					took += time.Since(begin)
+					if err := receipts[n-1].Err(); err != nil {
+						b.Fatal(err)
+					}
+				}
+				b.ReportMetric(float64(b.N)*n/took.Seconds(), "msgs/s")
+			})
+		}
+	}
+}
+
+func awayWithDir(b *testing.B) *Client {
+	br := startBroker(b)
+	p, url := startProxy(b, br)
+	c := connect(b, quick(Options{URL: url, ID: "worker", Dir: b.TempDir(), Outbox: Queue{Max: 1 << 30}}))
+	p.Refuse(true)
+	p.Cut(true)
+	eventually(b, "the connection is lost", func() bool { return !c.Connected() })
+	return c
 }

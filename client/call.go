@@ -9,10 +9,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/google/uuid"
-
 	"github.com/lawnberry/lawnberry/internal/packet"
 	"github.com/lawnberry/lawnberry/message"
+	"github.com/lawnberry/lawnberry/topic"
 )
 
 const (
@@ -29,14 +28,22 @@ const (
 // calls are the commands that wait for their answers.
 type calls struct {
 	mu      sync.Mutex
-	pending map[string]*call // by correlation id
+	pending map[string]*call  // by correlation id
+	topics  map[string]string // of commands, by target, as Publish takes them
+
+	results sync.Pool // of chan callResult with room for one, empty
+	timers  sync.Pool // of *time.Timer, stopped
 }
 
 // A call is one of them.
 type call struct {
-	result          chan callResult      // room for one; the first wins
+	id              string
 	progress        chan json.RawMessage // room for one, the latest; nil when nobody wants to know
 	target, command string
+
+	mu     sync.Mutex      // guards what follows
+	result chan callResult // room for one; the first wins
+	over   bool            // there was one, or nobody waits any more
 }
 
 type callResult struct {
@@ -45,19 +52,13 @@ type callResult struct {
 	err    error       // instead: why the request is not on its way
 }
 
-// coded reports whether r says why it is an error.
-func (r *callResult) coded() bool {
-	if r.answer == nil {
-		return true
-	}
-	_, ok := r.answer.user(codeKey)
-	return ok
-}
-
+// finish gives k its result. It does not wait.
 func (k *call) finish(r callResult) {
-	select {
-	case k.result <- r:
-	default: // a late or second answer
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !k.over { // else it is a late or second answer
+		k.over = true
+		k.result <- r
 	}
 }
 
@@ -68,27 +69,64 @@ func (k *call) acknowledged(code packet.Code) {
 	}
 }
 
-func (s *calls) add(id, target, command string) *call {
-	k := &call{result: make(chan callResult, 1), target: target, command: command}
+// begin has k, whose id is set, wait for its result.
+func (s *calls) begin(k *call) {
+	k.result = s.results.Get().(chan callResult)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.pending == nil {
-		s.pending = make(map[string]*call)
+	s.pending[k.id] = k
+}
+
+// end has it wait no more.
+func (s *calls) end(k *call) {
+	s.mu.Lock()
+	delete(s.pending, k.id)
+	s.mu.Unlock()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.over = true
+	select {
+	case <-k.result:
+	default:
 	}
-	s.pending[id] = k
-	return k
+	s.results.Put(k.result)
+	k.result = nil
+}
+
+func (s *calls) init() {
+	s.pending, s.topics = make(map[string]*call), make(map[string]string)
+	s.results.New = func() any { return make(chan callResult, 1) }
+	s.timers.New = func() any {
+		t := time.NewTimer(time.Hour)
+		t.Stop()
+		return t
+	}
+}
+
+// topicOf returns the topic of commands to target as Publish takes it.
+func (c *Client) topicOf(target string) (string, error) {
+	s := &c.calls
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if t, ok := s.topics[target]; ok {
+		return t, nil
+	}
+	full, err := c.resolve("commands/" + target)
+	if err != nil {
+		return "", c.stats.reject(err)
+	}
+	if len(s.topics) >= maxNames {
+		clear(s.topics)
+	}
+	t := topic.Absolute(full)
+	s.topics[target] = t
+	return t, nil
 }
 
 func (s *calls) get(id string) *call {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.pending[id]
-}
-
-func (s *calls) remove(id string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.pending, id)
 }
 
 func (s *calls) len() int {
@@ -104,7 +142,7 @@ func (c *Client) hearResponses() error {
 		return fmt.Errorf("client id %q: %w", c.id, err)
 	}
 	s.sink = c.answer
-	c.responses = s
+	c.responses, c.responseTopic = s, []byte(s.full)
 	c.table.add(s)
 	return nil
 }
@@ -142,49 +180,55 @@ func (c *Client) Call(ctx context.Context, target, command string, parameters, r
 	if target == "" || strings.Contains(target, "/") {
 		return fail(fmt.Errorf("target %q: must be one topic level", target))
 	}
+	var x struct { // all that this call needs
+		publication
+		call
+		deadlineContext
+		calling
+		correlationData [36]byte
+	}
+	done := ctx.Done()
 	deadline, ok := ctx.Deadline()
 	if !ok {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, defaultCallTimeout)
-		defer cancel()
-		deadline, _ = ctx.Deadline()
+		deadline = time.Now().Add(defaultCallTimeout)
+		x.deadlineContext.begin(ctx, deadline)
+		ctx = &x.deadlineContext
+		defer x.stop()
 	}
 	timeout := time.Until(deadline)
 	if ctx.Err() != nil || timeout <= 0 {
 		return c.gaveUp(ctx, target, command, 0, true)
 	}
 
-	id := uuid.NewString()
 	m, err := c.commandMessage(target, command, parameters, timeout)
 	if err != nil {
 		return fail(err)
 	}
-	m.Metadata.CorrelationID = id
+	k, p := &x.call, &x.publication
+	k.id, k.target, k.command = message.NewID(), target, command
+	m.Metadata.CorrelationID = k.id
 	m.Metadata.ExpiresAt = message.Seconds(deadline)
-	var o *calling
-	with := []PublishOption{WithResponse(c.responses.full, []byte(id))}
-	if len(opts) > 0 {
-		o = new(calling)
-		for _, set := range opts {
-			set(o)
-		}
-		if o.progress != nil {
-			with = append(with, WithUser(progressKey, "1"))
-		}
-		if o.once {
-			with = append(with, WithQoS(1))
-		}
+	p.c, p.call, p.unawaited = c, k, true
+	p.response, p.correlation = c.responses.full, append(x.correlationData[:0], k.id...)
+	for _, set := range opts {
+		set(&x.calling)
 	}
-	p, err := c.prepare("commands/"+target, m, with)
+	if x.calling.progress != nil {
+		k.progress = make(chan json.RawMessage, 1)
+		p.user = append(p.user, [2]string{progressKey, "1"})
+	}
+	if x.calling.once {
+		p.qos, p.setQoS = 1, true
+	}
+	name, err := c.topicOf(target)
+	if err == nil {
+		err = c.fill(p, name, &m)
+	}
 	if err != nil {
 		return fail(err)
 	}
-	k := c.calls.add(id, target, command)
-	if o != nil && o.progress != nil {
-		k.progress = make(chan json.RawMessage, 1)
-	}
-	defer c.calls.remove(id)
-	p.call = k
+	c.calls.begin(k)
+	defer c.calls.end(k)
 	p.birth = ctx.Value(birthKey{}) == c
 
 	c.mu.Lock()
@@ -194,27 +238,32 @@ func (c *Client) Call(ctx context.Context, target, command string, parameters, r
 		return &CommandError{Service: target, Command: command, Code: CodeRefused, cause: refused,
 			Message: "no answer could be received: " + refused.Error()}
 	}
-	if err := c.submit(ctx, p); err != nil {
+	if err := c.submit(ctx, p, true); err != nil {
 		if ctx.Err() != nil {
 			return c.gaveUp(ctx, target, command, timeout, true)
 		}
 		return fail(err)
 	}
-	if o != nil && o.unannounced {
+	var late <-chan time.Time
+	if !ok {
+		t := c.calls.timers.Get().(*time.Timer)
+		t.Reset(timeout)
+		late = t.C
+		defer c.calls.timers.Put(t)
+		defer t.Stop()
+	}
+	if x.calling.unannounced {
 		defer c.askTarget(k)()
 	}
-	r, ended := c.awaitEnd(ctx, k, o)
+	r, ended := c.awaitEnd(ctx, k, &x.calling, done, late)
 	if !ended {
 		return fail(ErrClosed)
 	}
+	if r.err == nil {
+		return c.outcome(target, command, r, result)
+	}
 	var known *CommandError
 	switch {
-	case r.err == nil:
-		err := c.outcome(target, command, r, result)
-		if err == nil || ctx.Err() == nil || r.coded() {
-			return err
-		}
-		return c.gaveUp(ctx, target, command, timeout, false) // the target says so too, without a code
 	case errors.Is(r.err, ErrExpired):
 		return c.gaveUp(ctx, target, command, timeout, true)
 	case errors.As(r.err, &known):
@@ -225,7 +274,7 @@ func (c *Client) Call(ctx context.Context, target, command string, parameters, r
 	}
 	unsent := c.withdraw(p, ctx.Err())
 	if !unsent && errors.Is(ctx.Err(), context.Canceled) {
-		c.cancelRequest(target, id)
+		c.cancelRequest(target, k.id)
 	}
 	return c.gaveUp(ctx, target, command, timeout, unsent)
 }
@@ -246,10 +295,14 @@ func (c *Client) commandMessage(target, command string, parameters any, timeout 
 func (c *Client) withdraw(p *publication, why error) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !p.queued {
+	switch {
+	case p.held:
+		c.unhold(p)
+	case p.queued:
+		c.box.remove(p)
+	default:
 		return p.final && errors.Is(p.err, ErrExpired)
 	}
-	c.box.remove(p)
 	p.settle(why)
 	c.roomMade()
 	c.settled()
@@ -291,30 +344,39 @@ func (c *Client) gaveUp(ctx context.Context, target, command string, timeout tim
 
 // outcome is what r means to the caller.
 func (c *Client) outcome(target, command string, r callResult, result any) error {
-	e := &CommandError{Service: target, Command: command}
 	if r.answer == nil {
+		e := &CommandError{Service: target, Command: command, Code: CodeRefused}
 		if r.code == packet.NoMatchingSubscribers {
 			e.Code, e.Message = CodeNoSuchService, "no such service: nobody serves "+target
 		} else {
-			e.Code, e.Message = CodeRefused, (&refusal{code: r.code}).Error()
+			e.Message = (&refusal{code: r.code}).Error()
 		}
 		return e
 	}
-	m := r.answer.Message
-	if m.Raw { // from a plain MQTT 5 service
-		return decodeResult(e, m.Payload, result)
+	failed := func(why string, cause error) error {
+		return &CommandError{Service: target, Command: command, Code: CodeFailed, Message: why + cause.Error(), cause: cause}
 	}
-	p, err := message.Payload[message.Response](m)
-	if err != nil {
-		e.Code, e.Message = CodeFailed, "the answer breaks the wire format: "+err.Error()
-		return e
+	m := r.answer.Message
+	p := message.Response{Success: true, Result: m.Payload} // of a plain MQTT 5 service
+	if !m.Raw {
+		var err error
+		if p, err = message.Payload[message.Response](m); err != nil {
+			return failed("the answer breaks the wire format: ", err)
+		}
 	}
 	if p.Success {
-		return decodeResult(e, p.Result, result)
+		if result != nil && len(p.Result) > 0 {
+			if err := message.DecodeJSON(p.Result, result); err != nil {
+				return failed("the result does not fit: ", err)
+			}
+		}
+		return nil
 	}
-	switch e.Code, _ = r.answer.user(codeKey); e.Code {
-	case "":
-		e.Code = CodeFailed
+	e := &CommandError{Service: target, Command: command}
+	if e.Code, _ = r.answer.user(codeKey); e.Code == "" {
+		e.Code = codeOf(p.Error)
+	}
+	switch e.Code {
 	case CodeTimeout:
 		e.cause = context.DeadlineExceeded
 	case CodeCancelled:
@@ -324,15 +386,4 @@ func (c *Client) outcome(target, command string, r callResult, result any) error
 		e.Message = *p.Error
 	}
 	return e
-}
-
-func decodeResult(e *CommandError, raw json.RawMessage, result any) error {
-	if result == nil || len(raw) == 0 {
-		return nil
-	}
-	if err := json.Unmarshal(raw, result); err != nil {
-		e.Code, e.Message, e.cause = CodeFailed, "the result does not fit: "+err.Error(), err
-		return e
-	}
-	return nil
 }

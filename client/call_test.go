@@ -430,9 +430,9 @@ func TestRequestsAreForgotten(t *testing.T) {
 	var q requests
 	q.init()
 	request := func(i int) *Request { return &Request{Sender: "a", key: fmt.Sprint(i)} }
-	running, _ := q.begin(request(-1), func() {})
+	running, _ := q.begin(context.Background(), request(-1))
 	for i := range 2 * maxRequests {
-		e, first := q.begin(request(i), func() {})
+		e, first := q.begin(context.Background(), request(i))
 		if !first {
 			t.Fatalf("%d has begun before", i)
 		}
@@ -441,13 +441,13 @@ func TestRequestsAreForgotten(t *testing.T) {
 	if len(q.seen) > maxRequests+1 || len(q.order) > maxRequests+1 {
 		t.Errorf("%d remembered, %d in order", len(q.seen), len(q.order))
 	}
-	if e, first := q.begin(request(-1), func() {}); first || e != running {
+	if e, first := q.begin(context.Background(), request(-1)); first || e != running {
 		t.Error("one that runs was forgotten")
 	}
-	if _, first := q.begin(request(2*maxRequests-1), func() {}); first {
+	if _, first := q.begin(context.Background(), request(2*maxRequests-1)); first {
 		t.Error("the latest was forgotten")
 	}
-	if _, first := q.begin(request(0), func() {}); !first {
+	if _, first := q.begin(context.Background(), request(0)); !first {
 		t.Error("the oldest was remembered")
 	}
 }

@@ -16,21 +16,22 @@ import (
 //
 // One goroutine (run) connects, one pair of goroutines reads and writes each connection, and each handler has its own.
 type Client struct {
-	opts         Options
-	endpoint     *endpoint
-	id           string
-	uncompressed []string // full
-	propsJSON    []byte   // of an envelope, encoded
-	propsGzip    []byte   // of a compressed one
-	started      time.Time
-	always       chan struct{} // closed
-	stats        counters
-	responses    *Subscription
-	calls        calls
-	requests     requests
-	disk         *store.Store // of Options.Dir, else nil
-	spool        *spool       // the outbox on disk, else nil
-	waits        sync.Pool    // of chan error with room for one, empty
+	opts          Options
+	endpoint      *endpoint
+	id            string
+	uncompressed  []string // full
+	propsJSON     []byte   // of an envelope, encoded
+	propsGzip     []byte   // of a compressed one
+	started       time.Time
+	always        chan struct{} // closed
+	stats         counters
+	responses     *Subscription
+	responseTopic []byte // of responses
+	calls         calls
+	requests      requests
+	disk          *store.Store // of Options.Dir, else nil
+	spool         *spool       // the outbox on disk, else nil
+	waits         sync.Pool    // of chan error with room for one, empty
 
 	life   context.Context    // of handlers; ends when Close begins
 	kill   context.CancelFunc // ends life
@@ -50,6 +51,7 @@ type Client struct {
 	session
 	incoming
 	box      *outbox
+	limiter  limiter
 	table    table
 	ops      operations
 	link     *link         // nil while there is no connection
@@ -124,7 +126,9 @@ func newClient(o Options) (*Client, error) {
 	c.waits.New = func() any { return make(chan error, 1) }
 	c.propsJSON, c.propsGzip = commonProperties()
 	c.session.init()
+	c.limiter.init()
 	c.requests.init()
+	c.calls.init()
 	for _, f := range o.Uncompressed {
 		full, err := o.Topics.Resolve(f)
 		if err != nil {

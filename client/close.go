@@ -89,6 +89,7 @@ func (c *Client) shutDown(ctx context.Context, quiet func() bool) error {
 
 	c.mu.Lock()
 	c.refusing = true
+	c.releaseHeld()
 	c.roomMade()
 	c.mu.Unlock()
 	c.await(ctx, &c.flushed, c.empty)
@@ -139,7 +140,7 @@ func wake(ch *chan struct{}) {
 
 // empty reports whether nothing waits to be sent or acknowledged.
 func (c *Client) empty() bool {
-	if c.box.len() > 0 || c.flight.n > 0 {
+	if c.box.len() > 0 || c.flight.n > 0 || c.limiter.n > 0 {
 		return false
 	}
 	return c.link == nil || len(c.link.unwritten) == 0 && len(c.link.inWrite) == 0

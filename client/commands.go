@@ -83,8 +83,8 @@ func (s *commandServer) peek(d *Delivery) {
 	}
 }
 
-// take starts a request. It waits for a slot.
-func (s *commandServer) take(ctx context.Context, d *Delivery) {
+// take runs a request. It waits for a slot.
+func (s *commandServer) take(sub *Subscription, d *Delivery) {
 	c := s.c
 	if d.Retained {
 		_ = c.stats.reject(&message.Error{Reason: ReasonRetained, Rule: "is a retained command"})
@@ -117,33 +117,24 @@ func (s *commandServer) take(ctx context.Context, d *Delivery) {
 		s.expired(r)
 		return
 	}
-	run, stop := context.WithDeadline(c.life, r.Deadline)
-	e, first := c.requests.begin(r, stop)
+	e, first := c.requests.begin(c.life, r)
 	if !first {
-		stop()
 		c.opts.Logger.Debug("repeated command not run again", "topic", d.Topic, "command", r.Command, "sender", r.Sender)
 		if stored := c.requests.answerOf(e); stored != nil {
 			_ = stored.send(c) // logged there
 		}
 		return
 	}
-	select {
-	case s.slots <- struct{}{}:
-		if run.Err() == nil {
-			c.mu.Lock()
-			c.handlers++
-			if c.disk != nil {
-				c.keep(d.in)
-			}
-			c.mu.Unlock()
-			go s.run(run, r, e)
-			return
+	if s.wait(sub, e) {
+		d.begun = true
+		if c.disk != nil {
+			c.keep(d.in)
 		}
-		<-s.slots
-	case <-run.Done():
-	case <-ctx.Done():
+		sub.proceed()
+		s.run(r, e)
+		return
 	}
-	if run.Err() == nil { // unsubscribed
+	if e.ctx.Err() == nil { // unsubscribed
 		c.requests.drop(e)
 	} else {
 		if !time.Now().Before(r.Deadline) {
@@ -151,7 +142,27 @@ func (s *commandServer) take(ctx context.Context, d *Delivery) {
 		}
 		c.requests.end(e, nil)
 	}
-	stop()
+	e.ctx.stop()
+}
+
+// wait takes a slot for e. It returns false if e ends before, or the subscription does.
+func (s *commandServer) wait(sub *Subscription, e *execution) bool {
+	select {
+	case s.slots <- struct{}{}:
+	default:
+		select {
+		case s.slots <- struct{}{}:
+		case <-e.ctx.Done():
+			return false
+		case <-sub.ctx.Done():
+			return false
+		}
+	}
+	if e.ctx.Err() != nil {
+		<-s.slots
+		return false
+	}
+	return true
 }
 
 // expired counts a request that is not run because of its deadline. Only one that was late when it came is answered: its
@@ -173,7 +184,7 @@ func (s *commandServer) refuse(d *Delivery) {
 	if m.Metadata.Type == message.TypeResponse { // whoever sent it does not wait for an answer
 		return
 	}
-	r := &Request{Delivery: d, Sender: m.Metadata.Sender, correlation: m.Metadata.CorrelationID, replyTo: c.replyTopic(d.ResponseTopic)}
+	r := &Request{Delivery: d, Sender: m.Metadata.Sender, correlation: m.Metadata.CorrelationID, replyTo: c.replyTopic(d)}
 	if r.replyTo == "" && topic.CheckLevel("sender", r.Sender) == nil {
 		r.replyTo = "responses/" + r.Sender
 	}
@@ -181,16 +192,16 @@ func (s *commandServer) refuse(d *Delivery) {
 }
 
 // run calls the handler and answers.
-func (s *commandServer) run(ctx context.Context, r *Request, e *execution) {
+func (s *commandServer) run(r *Request, e *execution) {
 	c := s.c
-	defer c.handlerEnded()
 	defer func() { <-s.slots }()
-	defer e.cancel()
+	defer e.ctx.stop()
+	if c.disk != nil && e.key != "" {
+		c.recordBegin(r, e)
+	}
+	c.handled(r.Delivery.in)
+	ctx := context.Context(&e.ctx)
 	if c.disk != nil {
-		if e.key != "" {
-			c.recordBegin(r, e)
-		}
-		c.handled(r.Delivery.in)
 		if ctx.Err() != nil { // it took too long
 			s.expired(r)
 			c.requests.end(e, nil)
@@ -203,9 +214,9 @@ func (s *commandServer) run(ctx context.Context, r *Request, e *execution) {
 	quiet()
 	if ended := ctx.Err(); ended != nil && errors.Is(err, ended) {
 		if errors.Is(ended, context.DeadlineExceeded) {
-			err = &CommandError{Code: CodeTimeout, Message: "the deadline passed while it ran: outcome unknown"}
+			err = errRanOut
 		} else {
-			err = &CommandError{Code: CodeCancelled, Message: "cancelled while it ran: outcome unknown"}
+			err = errStopped
 		}
 	}
 	answer := c.answerRequest(r, result, err, time.Since(begin))
@@ -230,14 +241,15 @@ func (s *commandServer) call(ctx context.Context, r *Request) (result any, err e
 
 // parse reads a request out of d. With an error, the result says at least where to send the answer.
 func (s *commandServer) parse(d *Delivery) (*Request, error) {
-	r := &Request{Delivery: d, replyTo: s.c.replyTopic(d.ResponseTopic)}
+	r := &Request{Delivery: d, replyTo: s.c.replyTopic(d)}
 	m := &d.Message
 	var p message.Command
 	if m.Raw {
 		if r.replyTo == "" {
 			return r, errors.New("neither an envelope nor a Response Topic")
 		}
-		if err := parsePlain(m.Payload, &p); err != nil {
+		var err error
+		if p, err = parsePlain(m.Payload); err != nil {
 			return r, err
 		}
 		if p.Target == "" {
@@ -267,19 +279,20 @@ func (s *commandServer) parse(d *Delivery) (*Request, error) {
 }
 
 // parsePlain reads the form without an envelope.
-func parsePlain(body []byte, p *message.Command) error {
-	if err := json.Unmarshal(body, p); err != nil {
-		return fmt.Errorf(`the request is no JSON object {"command": ..., "parameters": {...}}: %w`, err)
+func parsePlain(body []byte) (p message.Command, err error) {
+	if err := json.Unmarshal(body, &p); err != nil {
+		return p, fmt.Errorf(`the request is no JSON object {"command": ..., "parameters": {...}}: %w`, err)
 	}
 	if p.Command == "" {
-		return errors.New(`the request has no "command"`)
+		return p, errors.New(`the request has no "command"`)
 	}
-	return nil
+	return p, nil
 }
 
-// replyTopic returns where an answer may go, as Publish takes it, or "". A requester must not make us publish on a topic
+// replyTopic returns where the answer to d may go, as Publish takes it, or "". A requester must not make us publish on a topic
 // that has another meaning.
-func (c *Client) replyTopic(full string) string {
+func (c *Client) replyTopic(d *Delivery) string {
+	full := d.ResponseTopic
 	if full == "" || topic.CheckName(full) != nil || full[0] == '$' {
 		return ""
 	}
@@ -288,7 +301,7 @@ func (c *Client) replyTopic(full string) string {
 			return ""
 		}
 	}
-	return topic.Absolute(full)
+	return d.answerTo
 }
 
 // A reply is an answer, kept for a request that comes again.
@@ -297,6 +310,7 @@ type reply struct {
 	correlation []byte // Correlation Data
 	m           message.Message
 	code        string
+	seconds     float64 // that it took
 }
 
 // answerRequest publishes the answer to r and returns it, or nil if there is none to give.
@@ -313,9 +327,8 @@ func (c *Client) answerRequest(r *Request, result any, err error, took time.Dura
 }
 
 func (c *Client) newReply(r *Request, result any, err error, took time.Duration) *reply {
-	seconds := took.Seconds()
-	p := message.Response{Success: err == nil, ExecutionTime: &seconds}
-	a := &reply{topic: r.replyTo, correlation: r.Delivery.CorrelationData}
+	a := &reply{topic: r.replyTo, correlation: r.Delivery.CorrelationData, seconds: took.Seconds()}
+	p := message.Response{Success: err == nil, ExecutionTime: &a.seconds}
 	if err == nil && result != nil {
 		p.Result, err = message.EncodeJSON(result)
 	}
@@ -340,14 +353,15 @@ func (c *Client) newReply(r *Request, result any, err error, took time.Duration)
 }
 
 func (a *reply) send(c *Client) error {
-	opts := make([]PublishOption, 0, 3)
-	opts = append(opts, WithRetain(false), func(p *publishing) { p.correlation = a.correlation })
+	p := &publication{Receipt: Receipt{c: c}, unawaited: true}
+	p.setRetain, p.correlation = true, a.correlation // not retained
 	if a.code != "" {
-		opts = append(opts, WithUser(codeKey, a.code))
+		p.user = append(p.user, [2]string{codeKey, a.code})
 	}
-	p, err := c.prepare(a.topic, a.m, opts)
+	m := a.m
+	err := c.fill(p, a.topic, &m)
 	if err == nil {
-		err = c.submit(context.Background(), p)
+		err = c.submit(context.Background(), p, true)
 	}
 	if err != nil {
 		c.opts.Logger.Warn("response not sent", "topic", a.topic, "error", err)
@@ -367,25 +381,27 @@ type requests struct {
 
 // An execution is a request that was begun. requests.mu guards it.
 type execution struct {
-	key, caller string
-	cancel      context.CancelFunc
-	done        bool
-	repeated    bool // it came again before it was done
-	answer      *reply
-	deadline    time.Time
-	record      *requestRecord // on disk, else nil
+	key, sender, correlation string
+
+	ctx      deadlineContext // of the handler
+	done     bool
+	repeated bool // it came again before it was done
+	answer   *reply
+	deadline time.Time
+	record   *requestRecord // on disk, else nil
 }
 
 func (q *requests) init() { q.seen = make(map[string]*execution) }
 
 // begin registers r; first is false if it has begun before.
-func (q *requests) begin(r *Request, cancel context.CancelFunc) (e *execution, first bool) {
+func (q *requests) begin(life context.Context, r *Request) (e *execution, first bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if e := q.seen[r.key]; e != nil && r.key != "" {
 		return e, false
 	}
-	e = &execution{key: r.key, caller: r.Sender + "\x00" + r.correlation, cancel: cancel, deadline: r.Deadline}
+	e = &execution{key: r.key, sender: r.Sender, correlation: r.correlation, deadline: r.Deadline}
+	e.ctx.begin(life, r.Deadline)
 	if r.key == "" {
 		return e, true
 	}
@@ -444,12 +460,11 @@ func (q *requests) cancel(sender, correlation string) {
 	if correlation == "" {
 		return
 	}
-	caller := sender + "\x00" + correlation
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for i := len(q.order) - 1; i >= 0; i-- {
-		if e := q.order[i]; e.caller == caller && !e.done {
-			e.cancel()
+		if e := q.order[i]; e.sender == sender && e.correlation == correlation && !e.done {
+			e.ctx.stop()
 		}
 	}
 }

@@ -1,7 +1,6 @@
 package client
 
 import (
-	"bytes"
 	"time"
 
 	"github.com/lawnberry/lawnberry/internal/packet"
@@ -25,8 +24,10 @@ type Delivery struct {
 	Expiry          time.Duration // remaining message expiry; 0 is none
 	Invalid         error         // with WithInvalid: the rule that the message breaks, usually a *message.Error
 
-	in      *inbound
-	backlog bool // the broker may have kept it until this session was resumed
+	in       *inbound
+	answerTo string // ResponseTopic as Publish takes it
+	begun    bool   // its acknowledgement is no more the business of whoever called the handler
+	backlog  bool   // the broker may have kept it until this session was resumed
 }
 
 // user returns the value of the first user property of that name.
@@ -42,8 +43,9 @@ func (d *Delivery) user(key string) (string, bool) {
 // A name is a topic as it was received, with what is known of it. The reader keeps the names it has seen.
 type name struct {
 	full, rel string
-	status    bool // system/services/+/status, which is exempt from the age limit
-	command   bool // commands/+, whose deadline is judged by more than clocks
+	absolute  string // full, as Publish takes it
+	status    bool   // system/services/+/status, which is exempt from the age limit
+	command   bool   // commands/+, whose deadline is judged by more than clocks
 
 	subs    []*Subscription // whose filters match, without subscription identifiers
 	version uint64          // of the table of subscriptions, when subs was made
@@ -59,6 +61,7 @@ func (r *receiver) name(topicName []byte) *name {
 		clear(r.names)
 	}
 	n := &name{full: string(topicName)}
+	n.absolute = topic.Absolute(n.full)
 	inside := false
 	n.rel, inside = r.c.opts.Topics.Relative(n.full)
 	n.status = inside && topic.Match("system/services/+/status", n.rel)
@@ -76,7 +79,7 @@ func (r *receiver) publish() error {
 	c.stats.received.Add(1)
 	n := r.name(p.Topic)
 	in := &inbound{full: n.full, id: p.ID, qos: p.QoS}
-	c.deliver(&in.d, n, p)
+	r.deliver(&in.d, n, p)
 	in.d.backlog = n.command && l.resumed && in.d.Received.Sub(l.began) < backlogTime
 	invalid := c.judge(in, n)
 
@@ -134,16 +137,19 @@ func hand(in *inbound, targets []*Subscription) {
 }
 
 // deliver fills d from p, of which nothing may be kept: its bytes belong to the reader's buffer.
-func (c *Client) deliver(d *Delivery, n *name, p *packet.Publish) {
+func (r *receiver) deliver(d *Delivery, n *name, p *packet.Publish) {
 	d.Topic, d.QoS, d.Retained, d.Dup = n.rel, p.QoS, p.Retain, p.Dup
 	d.Received = time.Now()
-	d.Message = message.NewRaw(bytes.Clone(p.Payload))
 	props := &p.Properties
-	if props.ResponseTopic != nil {
-		d.ResponseTopic = string(props.ResponseTopic)
-	}
+	n1 := len(p.Payload)
+	both := append(append(make([]byte, 0, n1+len(props.CorrelationData)), p.Payload...), props.CorrelationData...)
+	d.Message = message.NewRaw(both[:n1:n1])
 	if props.CorrelationData != nil {
-		d.CorrelationData = bytes.Clone(props.CorrelationData)
+		d.CorrelationData = both[n1:]
+	}
+	if props.ResponseTopic != nil {
+		to := r.name(props.ResponseTopic)
+		d.ResponseTopic, d.answerTo = to.full, to.absolute
 	}
 	switch ct := props.ContentType; {
 	case string(ct) == contentType:

@@ -23,6 +23,8 @@ var (
 	ErrExpired      = errors.New("expired before it could be sent")
 	ErrDropped      = errors.New("dropped from the full outbox")
 	ErrNotStored    = errors.New("not stored")
+	ErrRateLimited  = errors.New("over the rate limit")
+	ErrSuperseded   = errors.New("superseded by a newer value")
 )
 
 // ConnectError says why there is no connection to the broker.

@@ -28,8 +28,25 @@ const (
 	maxLiveRequests = 4096
 )
 
-// errInterrupted answers a request that was running when this process, or the machine, went down.
-var errInterrupted = &CommandError{Code: CodeInterrupted, Message: "interrupted by a restart: outcome unknown"}
+// What a target answers that cannot know how far its handler came. Without codes, over MQTT 3.1.1, they are known by their words.
+var (
+	errRanOut  = &CommandError{Code: CodeTimeout, Message: "the deadline passed while it ran: outcome unknown"}
+	errStopped = &CommandError{Code: CodeCancelled, Message: "cancelled while it ran: outcome unknown"}
+	// errInterrupted is of a request that was running when this process, or the machine, went down.
+	errInterrupted = &CommandError{Code: CodeInterrupted, Message: "interrupted by a restart: outcome unknown"}
+)
+
+// codeOf returns the code of an error that came without one.
+func codeOf(text *string) string {
+	if text != nil {
+		for _, e := range []*CommandError{errRanOut, errStopped, errInterrupted} {
+			if *text == e.Message {
+				return e.Code
+			}
+		}
+	}
+	return CodeFailed
+}
 
 // A requestRecord is the value stored for a request; the key is requestKey and Request.key.
 type requestRecord struct {
@@ -140,7 +157,7 @@ func (c *Client) loadRequests() error {
 			b.Delete(diskKey(f.key))
 			continue
 		}
-		e := &execution{key: f.key, done: true, deadline: f.rec.Deadline, cancel: func() {}, record: &f.rec}
+		e := &execution{key: f.key, done: true, deadline: f.rec.Deadline, record: &f.rec}
 		if f.rec.Done {
 			e.answer = storedReply(&f.rec)
 		} else {

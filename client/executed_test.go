@@ -1,6 +1,7 @@
 package client
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -178,7 +179,7 @@ func TestTableIsBounded(t *testing.T) {
 	now := time.Now()
 	run := func(c *Client, i int, deadline time.Time) {
 		r := &Request{Sender: "py", key: fmt.Sprint(i), Deadline: deadline, replyTo: "responses/py", Delivery: &Delivery{}}
-		e, first := c.requests.begin(r, func() {})
+		e, first := c.requests.begin(context.Background(), r)
 		if !first {
 			t.Fatalf("%d has begun before", i)
 		}

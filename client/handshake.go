@@ -1,11 +1,13 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -14,6 +16,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/lawnberry/lawnberry/internal/packet"
+	"github.com/lawnberry/lawnberry/internal/socket"
 	"github.com/lawnberry/lawnberry/message"
 )
 
@@ -124,7 +127,9 @@ func (c *Client) handshake(ctx context.Context, v packet.Version, clean bool) (*
 	if v == packet.V5 {
 		limit = c.maxPacket()
 	}
-	l := &link{conn: conn, version: v, rd: packet.NewReader(conn, limit), wake: make(chan struct{}, 1), down: make(chan struct{})}
+	l := &link{conn: conn, version: v, rd: packet.NewReader(conn, limit), wake: make(chan struct{}, 1), down: make(chan struct{}),
+		attempt: socket.Attempter(conn)}
+	l.rests.L = &c.mu
 	stop := context.AfterFunc(ctx, l.close)
 	present, err := c.exchange(l, hello)
 	if !stop() {
@@ -166,6 +171,7 @@ func (c *Client) connectPacket(v packet.Version, clean bool) ([]byte, error) {
 		if !o.DurableSession {
 			p.Properties.User = append(p.Properties.User, packet.UserProperty{Key: []byte("session-durability"), Value: []byte("memory")})
 		}
+		p.Properties.User = append(p.Properties.User, lateAcknowledgements)
 		p.Properties.ReceiveMaximum = packet.Some[uint16](receiveMaximum)
 		p.Properties.MaximumPacketSize = packet.Some(uint32(c.maxPacket()))
 	}
@@ -293,10 +299,17 @@ func (c *Client) adopt(l *link, p *packet.Properties) {
 	if id := string(p.AssignedClientID); id != "" {
 		c.wireID = id
 	}
+	l.late = slices.ContainsFunc(p.User, func(u packet.UserProperty) bool {
+		return bytes.Equal(u.Key, lateAcknowledgements.Key) && bytes.Equal(u.Value, lateAcknowledgements.Value)
+	})
 	l.server = s
 	l.quota = s.receiveMaximum
 	l.reserve = min(s.receiveMaximum/8, 8)
 }
+
+// lateAcknowledgements is a user property of CONNECT: may acknowledgements come late, for company on the wire? Our broker says yes
+// by the same in CONNACK. Others may wait with a message until its PUBREL, or send the next one only after an acknowledgement.
+var lateAcknowledgements = packet.UserProperty{Key: []byte("acknowledgements"), Value: []byte("late")}
 
 // newID makes a client id of characters and a length that every server has to accept [MQTT-3.1.3-5].
 func newID() string {

@@ -183,10 +183,11 @@ func (c *Client) ackAhead(l *link, a *ackQueue, in *inbound) bool {
 	return !in.parked && !in.kept
 }
 
-// keep delays the acknowledgement of in until handled is called once more. mu is held.
+// keep lets nobody acknowledge in before handled is called.
 func (c *Client) keep(in *inbound) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	in.kept = true
-	in.pending.Add(1)
 }
 
 // control appends an acknowledgement packet.
@@ -198,7 +199,7 @@ func (c *Client) control(l *link, kind packet.Type, id uint16, code packet.Code)
 		l.open = max(l.open-1, 0) // the message may have come over an earlier link
 	}
 	l.out = packet.AppendAck(l.out, kind, l.version, id, code)
-	l.push()
+	c.pushLate(l)
 }
 
 // release takes in PUBREL.

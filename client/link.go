@@ -15,6 +15,9 @@ const (
 	highWater = 64 << 10
 	// maxSpare is the largest write buffer that is kept for reuse.
 	maxSpare = 256 << 10
+	// lateness is how long an acknowledgement may wait for company, and lateSize how many bytes of them.
+	lateness = time.Millisecond
+	lateSize = 24
 	// slowLink is the rate, in bytes a second, below which a link that is written to counts as dead.
 	slowLink = 8 << 10
 	// maxPatience bounds how much longer a link that is written to may be silent.
@@ -31,19 +34,30 @@ type link struct {
 	began   time.Time
 
 	// Guarded by Client.mu.
-	out        []byte    // what the writer takes next
-	spare      []byte    // the other buffer, empty
-	unwritten  []written // QoS 0 in out
-	inWrite    []written // QoS 0 in the buffer that is being written
-	quota      int       // QoS 1 and 2 that may be sent before another is acknowledged [MQTT-4.9.0-2]
-	reserve    int       // of it, what only safety topics may use
-	setup      bool      // subscriptions are restored; birth messages may be sent
-	ready      bool      // the outbox drains
-	farewell   bool      // out ends with a DISCONNECT: nothing may follow [MQTT-3.14.4-2]
-	err        error     // why it ended
-	ackAhead   int       // unacknowledged messages at which slow handlers are not waited for
-	ackBlocked int       // finished messages behind an unfinished one, at which neither
-	open       int       // QoS 1 and 2 received and not acknowledged to the end
+	out        []byte      // what is written next
+	spare      []byte      // the other buffer, empty
+	unwritten  []written   // QoS 0 in out
+	cur        []byte      // what is being written
+	done       int         // bytes of cur that are written
+	inWrite    []written   // QoS 0 in cur
+	writing    bool        // somebody is at it
+	urgent     bool        // out holds what is to be written soon
+	due        bool        // delay runs
+	rests      sync.Cond   // writing has ended
+	delay      *time.Timer // of what is written late
+	quota      int         // QoS 1 and 2 that may be sent before another is acknowledged [MQTT-4.9.0-2]
+	reserve    int         // of it, what only safety topics may use
+	setup      bool        // subscriptions are restored; birth messages may be sent
+	ready      bool        // the outbox drains
+	farewell   bool        // out ends with a DISCONNECT: nothing may follow [MQTT-3.14.4-2]
+	err        error       // why it ended
+	ackAhead   int         // unacknowledged messages at which slow handlers are not waited for
+	ackBlocked int         // finished messages behind an unfinished one, at which neither
+	open       int         // QoS 1 and 2 received and not acknowledged to the end
+
+	late    bool                            // the broker does not mind late acknowledgements
+	reading atomic.Bool                     // the reader has work, and will write what there is when it is done
+	attempt func(b []byte) (n int, ok bool) // writes what can be written at once; nil if the link has no such thing; for who has set writing
 
 	wake  chan struct{}  // the writer has something to do
 	down  chan struct{}  // closed when the link has failed
@@ -73,8 +87,46 @@ type server struct {
 	shared         bool
 }
 
-// push appends nothing itself: it wakes the writer. Client.mu is held.
+// push sees to it that what was appended is written: by the reader, if it is at work and that is little, else by the writer.
+// Client.mu is held.
 func (l *link) push() {
+	l.urgent = true
+	if l.reading.Load() && len(l.out) < nowSize {
+		return
+	}
+	l.wakeWriter()
+}
+
+// pushLate is push for an acknowledgement that nobody waits for. A few of those wait a moment for something to leave with: a command and
+// its answer have eight, which cost more than they do when each goes alone. Client.mu is held.
+func (c *Client) pushLate(l *link) {
+	switch {
+	case !l.late || len(l.out) > lateSize:
+		l.push()
+	case !l.reading.Load():
+		c.writeSoon(l)
+	}
+}
+
+// writeSoon has what is there written within lateness. Client.mu is held.
+func (c *Client) writeSoon(l *link) {
+	switch {
+	case l.due:
+		return
+	case l.delay == nil:
+		l.delay = time.AfterFunc(lateness, func() {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			l.due = false
+			c.writeNow(l)
+		})
+	default:
+		l.delay.Reset(lateness)
+	}
+	l.due = true
+}
+
+func (l *link) wakeWriter() {
 	select {
 	case l.wake <- struct{}{}:
 	default:

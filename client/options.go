@@ -141,6 +141,8 @@ type Options struct {
 	// Publish and PublishAsync wait for room; Full says what happens while not.
 	Outbox Queue
 
+	Rates Rates // beside those of the topics
+
 	// Dir, when not "", is a directory of this client's own, made (0700) when missing. Two clients cannot share one. In it are
 	//   - what the outbox has accepted: Publish returns when it is on the disk. The requests of Call are not among it, since
 	//     their caller dies with this process, nor are messages of Birth and those published with Volatile.

@@ -146,7 +146,7 @@ func (c *Client) offer(topic string, m message.Message, opts ...PublishOption) e
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel() // a full outbox is not waited for
-	return c.submit(ctx, p)
+	return c.submit(ctx, p, false)
 }
 
 // progressed takes in what a handler reports, for the call that waits. It never waits: an older value makes room.
@@ -171,8 +171,8 @@ func (k *call) progressed(d *Delivery) {
 	}
 }
 
-// awaitEnd waits for the end of a call, and has its progress told meanwhile.
-func (c *Client) awaitEnd(ctx context.Context, k *call, o *calling) (r callResult, ended bool) {
+// awaitEnd waits for the end of a call, and has its progress told meanwhile. done and late are when ctx ends.
+func (c *Client) awaitEnd(ctx context.Context, k *call, o *calling, done <-chan struct{}, late <-chan time.Time) (r callResult, ended bool) {
 	for {
 		select {
 		case r = <-k.result:
@@ -184,16 +184,18 @@ func (c *Client) awaitEnd(ctx context.Context, k *call, o *calling) (r callResul
 			return r, true
 		case v := <-k.progress:
 			o.progress(v)
-		case <-ctx.Done():
-			select {
-			case r = <-k.result:
-			default:
-				r.err = ctx.Err()
-			}
-			return r, true
+			continue
+		case <-done:
+		case <-late:
 		case <-c.dying:
 			return r, false
 		}
+		select {
+		case r = <-k.result:
+		default:
+			r.err = ctx.Err()
+		}
+		return r, true
 	}
 }
 

@@ -32,6 +32,7 @@ type publishing struct {
 	response    string
 	correlation []byte
 	volatile    bool
+	unlimited   bool
 }
 
 // WithQoS replaces the registry's QoS: 0, 1 or 2. A critical message goes out at QoS 2 all the same.
@@ -74,8 +75,13 @@ type publication struct {
 	deadline time.Time
 	class    topic.Class
 	birth    bool
+	rate     int // messages per minute on this topic; 0 is no limit
+	category category
+	held     bool      // by the limiter
 	seq      uint64    // in the spool; 0 is not there
 	step     spoolStep // of QoS 2 in the spool
+
+	unawaited bool // nobody waits for the end of its handshake
 
 	queued     bool // in the outbox
 	released   bool // PUBREC received; only PUBREL and PUBCOMP are left [MQTT-4.3.3-6]
@@ -94,7 +100,7 @@ type publication struct {
 // It returns nil once m is safe: acknowledged by the broker at QoS 1 and 2, written at QoS 0, or in the outbox while
 // there is no connection (on the disk, with Options.Dir). It returns a *[message.Error] if m breaks a rule of the wire format, also as ErrTooLarge above
 // Limits.MaxPayload; ErrTooLarge if it is over the broker's own limit; ErrFull when the outbox holds Outbox.Max messages
-// of the topic's class and the class refuses; ErrNotStored when Options.Dir fails: a message on a safety topic is then on its way
+// of the topic's class and the class refuses; ErrRateLimited as [Rates] says; ErrNotStored when Options.Dir fails: a message on a safety topic is then on its way
 // all the same, others are not; *[RefusedError] when the broker refuses; ErrClosed; and ctx's error when
 // that ends first: m may be delivered nevertheless. Messages of one goroutine to one topic keep their order.
 // Publish may be called concurrently, and by handlers.
@@ -109,13 +115,13 @@ func (c *Client) Publish(ctx context.Context, topic string, m message.Message, o
 	p.birth = ctx.Value(birthKey{}) == c
 	wait := c.waits.Get().(chan error)
 	p.wait = wait
-	if err = c.submit(ctx, p); err == nil {
+	if err = c.submit(ctx, p, true); err == nil {
 		select {
 		case err = <-wait:
 			c.waits.Put(wait)
 			return c.publishError(topic, err)
 		case <-ctx.Done():
-			err = ctx.Err()
+			err = c.overdue(ctx, p)
 		}
 	}
 	c.mu.Lock()
@@ -142,7 +148,7 @@ func (c *Client) publishError(topic string, err error) error {
 func (c *Client) PublishAsync(topic string, m message.Message, opts ...PublishOption) *Receipt {
 	p, err := c.prepare(topic, m, opts)
 	if err == nil {
-		err = c.submit(context.Background(), p)
+		err = c.submit(context.Background(), p, false)
 	}
 	if err != nil {
 		r := &Receipt{c: c}
@@ -160,24 +166,29 @@ func (c *Client) prepare(name string, m message.Message, opts []PublishOption) (
 	for _, o := range opts {
 		o(&p.publishing)
 	}
+	return p, c.fill(p, name, &m)
+}
+
+// fill is prepare for a publication that is there already.
+func (c *Client) fill(p *publication, name string, m *message.Message) error {
 	full, err := c.resolve(name)
 	if err != nil {
-		return nil, c.stats.reject(err)
+		return c.stats.reject(err)
 	}
 	p.topic = full
-	if err := c.classify(p, &m); err != nil {
-		return nil, err
+	if err := c.classify(p, m); err != nil {
+		return err
 	}
 	if !m.Raw && m.Metadata.Sender == "" {
 		m.Metadata.Sender = c.id
 	}
-	c.expire(p, &m)
-	body, compressed, err := c.encode(full, &m)
+	c.expire(p, m)
+	body, compressed, err := c.encode(full, m)
 	if err != nil {
-		return nil, c.stats.reject(err)
+		return c.stats.reject(err)
 	}
 	p.body = body
-	return p, c.properties(p, &m, compressed)
+	return c.properties(p, m, compressed)
 }
 
 // resolve returns the full form of a topic name.
@@ -201,8 +212,9 @@ func (c *Client) classify(p *publication, m *message.Message) error {
 	}
 	p.class = undefined
 	if defined {
-		p.class = def.Class
+		p.class, p.rate = def.Class, def.Rate
 	}
+	p.category = categoryOf(m)
 	if p.setQoS && p.qos > 2 {
 		return fmt.Errorf("QoS %d: must be 0, 1 or 2", p.qos)
 	}
@@ -288,9 +300,13 @@ func (c *Client) properties(p *publication, m *message.Message, compressed bool)
 	}
 	var out packet.Properties
 	if !m.Raw {
-		out.ContentType = []byte(contentType)
+		out.ContentType = jsonType
 	}
-	if p.response != "" {
+	switch p.response {
+	case "":
+	case c.responses.full:
+		out.ResponseTopic = c.responseTopic
+	default:
 		full, err := c.resolve(p.response)
 		if err != nil {
 			return fmt.Errorf("response topic: %w", err)
@@ -310,9 +326,11 @@ func (c *Client) properties(p *publication, m *message.Message, compressed bool)
 	if len(out.CorrelationData) > 65535 {
 		return fmt.Errorf("correlation data: %d bytes: the limit is 65535", len(out.CorrelationData))
 	}
-	p.props = out.AppendForwarded(make([]byte, 0, 128+len(out.CorrelationData)))
+	p.props = out.AppendForwarded(p.body[len(p.body):]) // there is room behind most bodies
 	return nil
 }
+
+var jsonType = []byte(contentType)
 
 // commonProperties encodes the properties of a plain and of a compressed envelope.
 func commonProperties() (plain, compressed []byte) {
@@ -386,7 +404,7 @@ func (r *Receipt) channel(ch *chan struct{}, over bool) <-chan struct{} {
 }
 
 // Err says why the message is not safe; it is valid after Done. A message that the outbox had accepted can still be
-// lost: ErrExpired, ErrDropped (by a newer one of its class), *RefusedError, ErrClosed; Err says so from then on.
+// lost: ErrExpired, ErrDropped (by a newer one of its class), ErrSuperseded, *RefusedError, ErrClosed; Err says so from then on.
 func (r *Receipt) Err() error {
 	r.c.mu.Lock()
 	defer r.c.mu.Unlock()

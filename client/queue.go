@@ -19,6 +19,11 @@ type backlog struct {
 	items   []item // from head
 	head    int
 	stopped bool
+
+	// What a handler has begun with proceed goes on beside what comes next, in as many goroutines as it takes.
+	idle   int    // goroutines that wait for an item
+	taking bool   // the goroutine with the latest item has not proceeded
+	round  uint64 // counts those that have
 }
 
 func (b *backlog) len() int { return len(b.items) - b.head }
@@ -106,23 +111,53 @@ func (c *Client) letGo(it item) {
 	}
 }
 
-// handle is the goroutine of one handler.
+// maxIdle is how many goroutines of one handler are kept for what may come.
+const maxIdle = 4
+
+// handle is the goroutine of one handler. Of a handler that proceeds there may be several, of which one takes the next item.
 func (s *Subscription) handle() {
 	defer s.c.handlerEnded()
 	b := &s.waiting
-	for {
-		b.mu.Lock()
-		for b.len() == 0 && !b.stopped {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for b.idle < maxIdle {
+		b.idle++
+		for (b.len() == 0 || b.taking) && !b.stopped {
 			b.more.Wait()
 		}
+		b.idle--
 		if b.stopped {
-			b.mu.Unlock()
 			return
 		}
 		it := b.take()
 		s.backlog.Store(int32(b.len()))
+		b.taking = true
+		round := b.round
 		b.mu.Unlock()
 		s.run(it)
+		b.mu.Lock()
+		if b.round == round {
+			b.taking = false
+		}
+	}
+}
+
+// proceed is called by a handler that has done what has to be done in order: another goroutine takes the next item.
+func (s *Subscription) proceed() {
+	b := &s.waiting
+	b.mu.Lock()
+	b.taking = false
+	b.round++
+	alone := b.idle == 0 && !b.stopped
+	if b.len() > 0 {
+		b.more.Signal()
+	}
+	b.mu.Unlock()
+	if alone {
+		s.c.mu.Lock()
+		s.c.handlers++
+		s.c.mu.Unlock()
+		go s.handle()
 	}
 }
 
@@ -133,10 +168,16 @@ func (s *Subscription) run(it item) {
 			s.c.stats.panics.Add(1)
 			s.c.opts.Logger.Error("handler panicked", "filter", s.filter, "topic", it.d.Topic, "panic", v, "stack", string(debug.Stack()))
 		}
-		s.c.handled(it.in)
+		if !it.d.begun {
+			s.c.handled(it.in)
+		}
 	}()
 	it.d.in = it.in
-	s.h(s.ctx, it.d)
+	if s.serve != nil {
+		s.serve(s, it.d)
+	} else {
+		s.h(s.ctx, it.d)
+	}
 }
 
 // stop ends the handler's goroutine as soon as the handler returns. What is still queued is returned.
@@ -148,7 +189,7 @@ func (s *Subscription) stop() []item {
 	left := slices.Clone(b.items[b.head:])
 	b.items, b.head, b.stopped = nil, 0, true
 	s.backlog.Store(0)
-	b.more.Signal()
+	b.more.Broadcast()
 	return left
 }
 

@@ -22,7 +22,11 @@ func (c *Client) read(l *link) {
 	defer l.loops.Done()
 	r := &receiver{c: c, l: l, names: make(map[string]*name)}
 	for {
+		if !l.rd.Buffered() {
+			c.writeBehind(l)
+		}
 		first, body, err := l.rd.Next()
+		l.reading.Store(err == nil)
 		if err == nil {
 			l.heard.Store(true)
 			err = r.take(first, body)
@@ -34,8 +38,24 @@ func (c *Client) read(l *link) {
 	}
 }
 
+// writeBehind writes what has come together while the reader was at work: mostly acknowledgements.
+func (c *Client) writeBehind(l *link) {
+	if !l.reading.Load() {
+		return
+	}
+	c.mu.Lock()
+	l.reading.Store(false)
+	if l.urgent || len(l.out) > lateSize {
+		c.writeNow(l)
+	} else if len(l.out) > 0 {
+		c.writeSoon(l)
+	}
+	c.mu.Unlock()
+}
+
 // broken ends l. A broker that broke the protocol is told so, over MQTT 5 [MQTT-4.13.1-1].
 func (c *Client) broken(l *link, err error) {
+	l.reading.Store(false)
 	var bad *packet.Error
 	if errors.As(err, &bad) {
 		c.mu.Lock()

@@ -38,13 +38,13 @@ const passedKey = "passed-on"
 // subscribe subscribes to commands/{name}, shared if that is wanted and possible.
 func (s *commandServer) subscribe(ctx context.Context) (*Subscription, error) {
 	c := s.c
-	opts := []SubscribeOption{WithInvalid(), func(o *subscribing) { o.peek = s.peek }}
+	opts := []SubscribeOption{WithInvalid(), func(o *subscribing) { o.serve, o.peek = s.take, s.peek }}
 	if s.replicas != nil && c.shares() {
 		if err := topic.CheckLevel("group", s.replicas.Group); err != nil {
 			return nil, err
 		}
 		s.shared = true
-		sub, err := c.Subscribe(ctx, "$share/"+s.replicas.Group+"/commands/"+s.name, s.take, opts...)
+		sub, err := c.Subscribe(ctx, "$share/"+s.replicas.Group+"/commands/"+s.name, nil, opts...)
 		var refused *RefusedError
 		if !errors.As(err, &refused) {
 			return sub, err
@@ -53,9 +53,9 @@ func (s *commandServer) subscribe(ctx context.Context) (*Subscription, error) {
 		other := *s // the handler of the refused subscription may still look at s
 		other.shared = false
 		s = &other
-		opts[1] = func(o *subscribing) { o.peek = s.peek }
+		opts[1] = func(o *subscribing) { o.serve, o.peek = s.take, s.peek }
 	}
-	return c.Subscribe(ctx, "commands/"+s.name, s.take, opts...)
+	return c.Subscribe(ctx, "commands/"+s.name, nil, opts...)
 }
 
 // shares reports whether the broker says that it has shared subscriptions.
@@ -117,7 +117,8 @@ func (s *commandServer) forward(r *Request, id string, m message.Message) {
 		if d.Expiry > 0 { // what is left by the broker's clock, whatever ours makes of expires_at
 			p.deadline = d.Received.Add(d.Expiry)
 		}
-		err = s.c.submit(context.Background(), p)
+		p.unawaited = true
+		err = s.c.submit(context.Background(), p, true)
 	}
 	if err != nil {
 		s.c.opts.Logger.Warn("command not passed on", "command", r.Command, "to", id, "error", err)
@@ -126,8 +127,7 @@ func (s *commandServer) forward(r *Request, id string, m message.Message) {
 
 // runs reports whether the request with that correlation id is one of ours.
 func (q *requests) runs(sender, correlation string) bool {
-	caller := sender + "\x00" + correlation
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return slices.ContainsFunc(q.order, func(e *execution) bool { return e.caller == caller })
+	return slices.ContainsFunc(q.order, func(e *execution) bool { return e.sender == sender && e.correlation == correlation })
 }

@@ -87,10 +87,17 @@ func (s *session) get(id uint16) *publication {
 	return s.byID[id]
 }
 
-// submit hands p to the wire if it may go now, else to the outbox, after waiting for room there while connected.
-func (c *Client) submit(ctx context.Context, p *publication) error {
+// submit hands p to the wire if it may go now, else to the outbox, after waiting for room there while connected. With now
+// it also writes, as far as it can without waiting; without, more may come together before the writer does.
+func (c *Client) submit(ctx context.Context, p *publication, now bool) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.refusing {
+		return ErrClosed
+	}
+	if pass, err := c.admit(p); !pass {
+		return err
+	}
 	for {
 		if c.refusing {
 			return ErrClosed
@@ -101,6 +108,11 @@ func (c *Client) submit(ctx context.Context, p *publication) error {
 		}
 		if l != nil && c.nothingBefore(p) && c.mayPass(l, p) {
 			c.transmit(l, p)
+			if now {
+				c.writeNow(l)
+			} else {
+				l.push()
+			}
 			return nil
 		}
 		if !c.box.full(p) {
@@ -181,7 +193,7 @@ func (c *Client) mayPass(l *link, p *publication) bool {
 	if p.qos == 0 {
 		return true
 	}
-	if p.seq != 0 && p.qos == 2 && p.step != numbered {
+	if p.numbers() && p.step != numbered {
 		if c.number(p); p.step != numbered {
 			return false
 		}
@@ -201,9 +213,10 @@ func (c *Client) pump(l *link) {
 		for p := c.box.lanes[i].head; p != nil && c.mayPass(l, p); p = c.box.lanes[i].head {
 			c.box.remove(p)
 			c.transmit(l, p)
+			l.push()
 		}
-		if c.spool != nil && c.ahead < spoolNumbers/2 {
-			c.number(c.box.lanes[i].head) // before they are due
+		if p := c.box.lanes[i].head; p != nil && p.numbers() && c.ahead < spoolNumbers/2 {
+			c.number(p) // and those behind it, before they are due
 		}
 	}
 	if c.box.len() < before {
@@ -273,7 +286,6 @@ func (c *Client) transmit(l *link, p *publication) {
 		o.ID = p.id
 		l.out = o.Append(l.out, l.version)
 	}
-	l.push()
 }
 
 func (c *Client) append(l *link, p *publication, dup bool) {
@@ -333,7 +345,11 @@ func (c *Client) received(l *link, p *publication, a *packet.Ack) {
 	p.released = true
 	if !l.farewell {
 		l.out = packet.AppendAck(l.out, packet.PUBREL, l.version, p.id, packet.Success)
-		l.push()
+		if p.unawaited {
+			c.pushLate(l)
+		} else {
+			l.push()
+		}
 	}
 }
 
@@ -379,11 +395,14 @@ func (c *Client) resume(l *link, present bool) {
 // suspend notes that the connection is lost: what was not sent goes back to the outbox, and all that is there or in
 // flight is safe now, as far as the promise of Publish goes.
 func (c *Client) suspend(l *link) {
+	for l.writing { // which does not take long, as the connection is closed
+		l.rests.Wait()
+	}
 	back := append(l.inWrite, l.unwritten...)
 	for i := len(back) - 1; i >= 0; i-- {
 		c.box.unpop(back[i].p)
 	}
-	l.inWrite, l.unwritten, l.out, l.spare = nil, nil, nil, nil
+	l.inWrite, l.unwritten, l.out, l.spare, l.cur, l.done = nil, nil, nil, nil, nil, 0
 	for p := c.flight.head; p != nil; p = p.next {
 		p.link = nil
 		if p.birth {

@@ -100,8 +100,8 @@ func (c *Client) store(p *publication) {
 
 // number gives p and those behind it in its lane identifiers, which are stored together.
 func (c *Client) number(p *publication) {
-	for ; p != nil && c.ahead < spoolNumbers && c.used < sendMaximum; p = p.next {
-		if p.seq == 0 || p.qos != 2 || p.step != unspooled {
+	for n := 0; n < spoolNumbers && p != nil && c.ahead < spoolNumbers && c.used < sendMaximum; n, p = n+1, p.next {
+		if !p.numbers() || p.step != unspooled {
 			continue
 		}
 		c.reserve(p)
@@ -116,6 +116,9 @@ func (c *Client) number(p *publication) {
 		}
 	}
 }
+
+// numbers reports whether p needs an identifier that is stored.
+func (p *publication) numbers() bool { return p.seq != 0 && p.qos == 2 }
 
 // hasten sends p, which concerns safety, though the disk is slow. At worst this process is killed too, and p comes twice.
 func (c *Client) hasten(p *publication) {

@@ -25,9 +25,13 @@ type Stats struct {
 	Expired        uint64                    // in the outbox
 	Rejected       map[message.Reason]uint64 // received or sent messages that broke a rule
 	Dropped        uint64                    // at a bound of ours
+	RateLimited    uint64                    // publications refused for their rate
+	Conflated      uint64                    // states over their rate, of which the latest waited
+	Delayed        uint64                    // commands and responses that waited for their turn
 	Panics         uint64                    // of handlers, recovered
 	Unrecorded     uint64                    // commands that ran though Options.Dir did not take their record
 	Unstored       uint64                    // changes of the outbox that could not be written to Options.Dir
+	Held           int                       // messages over their rate that wait for their turn
 	Outbox         int                       // messages waiting to be sent
 	OutboxByClass  map[topic.Class]int       // of them; topics that nobody defined are in none
 	InFlight       int                       // messages sent and not acknowledged
@@ -42,6 +46,7 @@ type counters struct {
 	reconnects, sent, received       atomic.Uint64
 	failed, expired, dropped, panics atomic.Uint64
 	unrecorded, unstored             atomic.Uint64
+	limited, conflated, delayed      atomic.Uint64
 	roundTrip, oneWay                histogram
 
 	mu       sync.Mutex
@@ -77,6 +82,7 @@ func (c *Client) Stats() Stats {
 		Reconnects: n.reconnects.Load(), Sent: n.sent.Load(), Received: n.received.Load(), Failed: n.failed.Load(),
 		Expired: n.expired.Load(), Dropped: n.dropped.Load(), Panics: n.panics.Load(),
 		Unrecorded: n.unrecorded.Load(), Unstored: n.unstored.Load(),
+		RateLimited: n.limited.Load(), Conflated: n.conflated.Load(), Delayed: n.delayed.Load(),
 		RoundTrip: n.roundTrip.quantiles(), OneWay: n.oneWay.quantiles(),
 		PendingCalls:  c.calls.len(),
 		OutboxByClass: make(map[topic.Class]int),
@@ -96,7 +102,7 @@ func (c *Client) Stats() Stats {
 			s.Connected, s.ConnectedSince = true, c.since
 		}
 	}
-	s.Outbox = c.box.len()
+	s.Outbox, s.Held = c.box.len(), c.limiter.n
 	for class := topic.Sensor; class <= topic.Safety; class++ {
 		if k := c.box.count[class]; k > 0 {
 			s.OutboxByClass[class] = k

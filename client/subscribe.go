@@ -24,7 +24,8 @@ type subscribing struct {
 	noLocal bool
 	invalid bool
 	queue   Queue
-	peek    func(d *Delivery) // called by the reader before the message is queued, must not wait
+	serve   func(s *Subscription, d *Delivery) // instead of the Handler
+	peek    func(d *Delivery)                  // called by the reader before the message is queued, must not wait
 }
 
 // WithMaxQoS bounds the QoS at which the broker sends; 2 by default.

@@ -94,8 +94,10 @@ type Client struct {
 	ReconnectDelay     time.Duration
 	MaxReconnectDelay  time.Duration
 	ReconnectBackoff   float64
+	ProbeInterval      time.Duration
 	MessageTimeout     time.Duration // how long a command or publication may take when its caller sets no limit
 	QueueSize          int           // messages held while disconnected
+	DataDir            string        // "" keeps nothing on disk
 	CompressionEnabled bool
 	Auth               Auth
 	TLS                ClientTLS
@@ -110,7 +112,7 @@ type ClientTLS struct {
 	KeyFile  string
 }
 
-// RateLimits are messages per minute and client.
+// RateLimits are messages per minute and client; 0 is no limit.
 type RateLimits struct{ SensorData, Commands, Status, General int }
 
 // Services configures how services watch each other.
@@ -278,7 +280,7 @@ func Default() *Config {
 		},
 		Client: Client{
 			KeepAlive: 60 * time.Second, ReconnectDelay: 5 * time.Second, MaxReconnectDelay: 300 * time.Second,
-			ReconnectBackoff: 2, MessageTimeout: 30 * time.Second, QueueSize: 1000, CompressionEnabled: true,
+			ReconnectBackoff: 2, ProbeInterval: time.Second, MessageTimeout: 30 * time.Second, QueueSize: 1000, CompressionEnabled: true,
 		},
 		Services: Services{
 			HeartbeatInterval: 30 * time.Second, HeartbeatTimeout: 90 * time.Second,

@@ -40,8 +40,10 @@ client:
   reconnect_delay: 6
   max_reconnect_delay: 301
   reconnect_backoff: 2.5
+  probe_interval: 2
   message_timeout: 31
   queue_size: 1001
+  data_dir: /var/lib/mower
   compression_enabled: false
   auth: {enabled: true, username: mower, password: hunter2}
   tls: {enabled: true, ca_certs: /etc/ca.pem, certfile: /etc/c.pem, keyfile: /etc/c.key}
@@ -112,8 +114,8 @@ func TestEveryKey(t *testing.T) {
 			t.Errorf("%s still has its default %v", s.path, before[s.path])
 		}
 	}
-	if keys != 93 {
-		t.Errorf("%d keys, want 93: tell everyKey of the new one", keys)
+	if keys != 95 {
+		t.Errorf("%d keys, want 95: tell everyKey of the new one", keys)
 	}
 }
 

@@ -134,12 +134,10 @@ func TestProblems(t *testing.T) {
 				"responses, sensor_data, status, vision or weather: did you mean sensor_data?"}},
 		{"qos below safety", "topics:\n  qos: {alerts: 0}\n", []string{"warning: mower.yaml:2: topics.qos.alerts: topics below safety/ keep their QoS of 2"}},
 		{"rate of safety", "topics:\n  rate_limits:\n    safety/emergency_stop: 5\n", []string{
-			"warning: mower.yaml:3: topics.rate_limits: not supported yet: " + noTopicRates,
 			"warning: mower.yaml:3: topics.rate_limits.safety/emergency_stop: topics below safety/ have no limit, nothing may hold them back"}},
 		{"retained commands", "topics:\n  retained: [commands/+]\n", []string{
 			`warning: mower.yaml:2: topics.retained: "commands/+": commands and responses are never retained, or they would be run again`}},
 		{"a pattern elsewhere", "topics:\n  rate_limits:\n    $SYS/x: 5\n", []string{
-			"warning: mower.yaml:3: topics.rate_limits: not supported yet: " + noTopicRates,
 			`error: mower.yaml:3: topics.rate_limits.$SYS/x: definition of "$SYS/x": must not begin with $, which belongs to the broker`}},
 		{"namespace", "topics:\n  namespace: a/+\n", []string{
 			`error: mower.yaml:2: topics.namespace: namespace "a/+": contains a wildcard (+ or #), which only a filter may [MQTT-4.7.0-1]`}},

@@ -253,7 +253,9 @@ func (c *Config) ClientOptions() (client.Options, error) {
 	o := client.Options{
 		URL: c.ClientURL(""), ID: cl.ClientID, Topics: topics, CleanStart: cl.CleanSession, KeepAlive: cl.KeepAlive,
 		ReconnectDelay: cl.ReconnectDelay, MaxReconnect: cl.MaxReconnectDelay, ReconnectFactor: cl.ReconnectBackoff,
-		Outbox: client.Queue{Max: cl.QueueSize}, Limits: c.Limits(),
+		Outbox: client.Queue{Max: cl.QueueSize}, Limits: c.Limits(), Probe: cl.ProbeInterval,
+		Rates: client.Rates{SensorData: cl.RateLimits.SensorData, Commands: cl.RateLimits.Commands, Status: cl.RateLimits.Status, General: cl.RateLimits.General},
+		Dir:   c.clientDir(cl.ClientID),
 	}
 	if d := Default(); c.OwnBroker() && cl.ReconnectDelay == d.Client.ReconnectDelay && cl.MaxReconnectDelay == d.Client.MaxReconnectDelay {
 		o.ReconnectDelay, o.MaxReconnect = 0, 0 // the client knows better delays for a broker on this host
@@ -268,6 +270,14 @@ func (c *Config) ClientOptions() (client.Options, error) {
 		o.TLS, err = c.ownBrokerTLS()
 	}
 	return o, err
+}
+
+// clientDir is where the client of that id keeps what outlives it.
+func (c *Config) clientDir(id string) string {
+	if c.Client.DataDir == "" || id == "" || id == "." || id == ".." {
+		return ""
+	}
+	return filepath.Join(c.Client.DataDir, id)
 }
 
 // login returns what clients log in with.
@@ -335,7 +345,7 @@ func (c *Config) ServiceOptions(id string) (service.Options, error) {
 	if err != nil {
 		return service.Options{}, err
 	}
-	o.ID = ""
+	o.ID, o.Dir = "", c.clientDir(id)
 	d := c.ServiceDefinitions[id]
 	return service.Options{
 		ID: id, Type: d.ServiceType, Dependencies: append([]string(nil), d.Dependencies...), Client: o,

@@ -167,7 +167,7 @@ func TestClientOptions(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := client.Options{
-		URL: "tcp://localhost:1883", Topics: o.Topics, KeepAlive: time.Minute, ReconnectFactor: 2, Outbox: client.Queue{Max: 1000},
+		URL: "tcp://localhost:1883", Topics: o.Topics, KeepAlive: time.Minute, Probe: time.Second, ReconnectFactor: 2, Outbox: client.Queue{Max: 1000},
 		Limits: message.Limits{MaxPayload: 10_000, MaxAge: 300 * time.Second, CompressAbove: 1000},
 	}
 	if !reflect.DeepEqual(o, want) {
@@ -184,6 +184,9 @@ client:
   max_reconnect_delay: 2
   reconnect_backoff: 3
   queue_size: 4
+  probe_interval: 0.2
+  data_dir: /data
+  rate_limits: {sensor_data: 1, commands: 2, status: 3, general: 4}
   compression_enabled: false
   auth: {enabled: true, username: u, password: p}
 protocols:
@@ -198,6 +201,7 @@ topics: {namespace: garden}
 		ReconnectDelay: time.Second, MaxReconnect: 2 * time.Second, ReconnectFactor: 3, Outbox: client.Queue{Max: 4},
 		Limits:   message.Limits{MaxPayload: 5, MaxAge: -1, CompressAbove: -1},
 		Username: "u", Password: "p",
+		Probe: 200 * time.Millisecond, Dir: "/data/me", Rates: client.Rates{SensorData: 1, Commands: 2, Status: 3, General: 4},
 	}
 	if !reflect.DeepEqual(o, want) || o.Topics.Namespace() != "garden" {
 		t.Errorf("got %+v, want %+v", o, want)

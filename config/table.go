@@ -17,19 +17,17 @@ const (
 
 // Reasons that several keys share.
 const (
-	noRates      = "rate limits per client are not enforced yet"
-	noTopicRates = "lawnberry topic shows the limits, but nothing enforces them yet"
-	noRetry      = "messages are repeated by the MQTT session itself; there is no second layer of attempts"
-	noEncrypt    = "payloads are not encrypted yet: use broker.tls"
-	noSigning    = "messages are not signed yet"
-	noAccess     = "permissions are not there yet: everyone who may connect may publish and subscribe everything"
-	noMetrics    = "metrics are not exported yet"
-	noChecks     = "health is judged by the services' own heartbeats only"
-	noWebBridge  = "the bridge for browsers is not there yet"
-	noHomeAsst   = "the bridge to Home Assistant is not there yet"
-	noCloud      = "logs are not sent over the network yet"
-	noMocks      = "no services are simulated by serve yet: lawnberry demo runs a whole mower"
-	noDebug      = "only debug.enabled works yet"
+	noRetry     = "messages are repeated by the MQTT session itself; there is no second layer of attempts"
+	noEncrypt   = "payloads are not encrypted yet: use broker.tls"
+	noSigning   = "messages are not signed yet"
+	noAccess    = "permissions are not there yet: everyone who may connect may publish and subscribe everything"
+	noMetrics   = "metrics are not exported yet"
+	noChecks    = "health is judged by the services' own heartbeats only"
+	noWebBridge = "the bridge for browsers is not there yet"
+	noHomeAsst  = "the bridge to Home Assistant is not there yet"
+	noCloud     = "logs are not sent over the network yet"
+	noMocks     = "no services are simulated by serve yet: lawnberry demo runs a whole mower"
+	noDebug     = "only debug.enabled works yet"
 )
 
 // logLevels are the names that the log level keys take; see level.
@@ -102,10 +100,15 @@ func specs() []*spec {
 			doc: "The delay grows up to this."},
 		{path: "client.reconnect_backoff", at: func(c *Config) any { return &c.Client.ReconnectBackoff }, min: 1, max: 100,
 			doc: "The delay grows by this factor with each attempt."},
+		{path: "client.probe_interval", at: func(c *Config) any { return &c.Client.ProbeInterval }, min: 0.05, max: 3600,
+			doc: "A client that hears nothing for so long asks the broker for a sign of life; after three times as long the connection counts as dead."},
 		{path: "client.message_timeout", at: func(c *Config) any { return &c.Client.MessageTimeout }, min: 0.01, max: 86400,
 			doc: "How long a command or a publication may take when its caller sets no limit."},
 		{path: "client.queue_size", at: func(c *Config) any { return &c.Client.QueueSize }, min: 1, max: maxCount, unit: "messages",
 			doc: "What is published while the broker cannot be reached waits in a queue of this size."},
+		{path: "client.data_dir", at: func(c *Config) any { return &c.Client.DataDir }, isPath: true,
+			doc: "Directory in which a client that has an id keeps, in a directory of that name, what waits for the broker and which " +
+				"commands it has executed; empty keeps it in memory. A relative path starts at this file."},
 		{path: "client.compression_enabled", at: func(c *Config) any { return &c.Client.CompressionEnabled },
 			doc: "Compress long messages; see protocols.compression, which must be enabled too."},
 		{path: "client.auth.enabled", at: func(c *Config) any { return &c.Client.Auth.Enabled },
@@ -123,13 +126,13 @@ func specs() []*spec {
 		{path: "client.tls.keyfile", at: func(c *Config) any { return &c.Client.TLS.KeyFile }, isPath: true,
 			doc: "Private key of certfile, PEM."},
 		{path: "client.rate_limits.sensor_data", at: func(c *Config) any { return &c.Client.RateLimits.SensorData }, max: maxCount,
-			unit: "messages per minute", doc: "Sensor data; 0 is no limit.", unsupported: noRates},
+			unit: "messages per minute", doc: "Sensor data; 0 is no limit."},
 		{path: "client.rate_limits.commands", at: func(c *Config) any { return &c.Client.RateLimits.Commands }, max: maxCount,
-			unit: "messages per minute", doc: "Commands; 0 is no limit.", unsupported: noRates},
+			unit: "messages per minute", doc: "Commands; 0 is no limit."},
 		{path: "client.rate_limits.status", at: func(c *Config) any { return &c.Client.RateLimits.Status }, max: maxCount,
-			unit: "messages per minute", doc: "Status; 0 is no limit.", unsupported: noRates},
+			unit: "messages per minute", doc: "Status; 0 is no limit."},
 		{path: "client.rate_limits.general", at: func(c *Config) any { return &c.Client.RateLimits.General }, max: maxCount,
-			unit: "messages per minute", doc: "Everything else; 0 is no limit.", unsupported: noRates},
+			unit: "messages per minute", doc: "Everything else; 0 is no limit."},
 
 		{path: "services.heartbeat_interval", at: func(c *Config) any { return &c.Services.HeartbeatInterval }, min: 0.01, max: 3600,
 			doc: "How often a service says that it is well."},
@@ -150,8 +153,7 @@ func specs() []*spec {
 			doc:     "Patterns of topics whose last message the broker keeps, beside the standard ones."},
 		{path: "topics.rate_limits", at: func(c *Config) any { return &c.Topics.RateLimits }, max: maxCount, item: checkFilter,
 			unit: "messages per minute", example: `{"sensors/imu/data": 600}`,
-			doc:         "Limit per concrete topic, by pattern, instead of the standard one; 0 is no limit. Topics below safety/ have none.",
-			unsupported: noTopicRates},
+			doc: "Limit per concrete topic, by pattern, instead of the standard one; 0 is no limit. Topics below safety/ have none."},
 
 		{path: "protocols.validation.enabled", at: func(c *Config) any { return &c.Protocols.Validation.Enabled },
 			doc:         "Check messages.",

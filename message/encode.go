@@ -55,12 +55,13 @@ func (m *Message) Append(dst []byte) ([]byte, error) {
 
 // Encode validates m and returns what goes over MQTT, gzip-compressed above lim.CompressAbove if that makes it
 // smaller; compressed tells which. A raw message is never compressed. Errors are an *[Error]: too_large when the
-// message has more than lim.MaxPayload bytes before compression, else as of Validate. The caller owns body.
+// message has more than lim.MaxPayload bytes before compression, else as of Validate. The caller owns body, and behind it
+// there is often room for what goes with it.
 func Encode(m *Message, lim Limits) (body []byte, compressed bool, err error) {
 	if err := m.Validate(lim); err != nil {
 		return nil, false, err
 	}
-	const rest = 256 // bytes of an envelope without its strings and payload, and some
+	const rest = 384 // bytes of an envelope without its strings and payload, and some
 	md := &m.Metadata
 	body = make([]byte, 0, rest+len(md.ID)+len(md.Sender)+len(md.CorrelationID)+len(m.Payload))
 	if body, err = m.Append(body); err != nil {

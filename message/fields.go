@@ -70,6 +70,7 @@ const (
 	paySuccess
 	payError
 	payExecutionTime
+	payResult
 	payUptime
 	payVersion
 	payResources
@@ -112,6 +113,8 @@ func payField(key string) int {
 		return paySuccess
 	case "error":
 		return payError
+	case "result":
+		return payResult
 	case "execution_time":
 		return payExecutionTime
 	case "uptime":

@@ -7,11 +7,15 @@ import (
 	"errors"
 	"math/rand/v2"
 	"reflect"
+	"sync"
 )
 
 // EncodeJSON is json.Marshal with NaN and infinities as null, and with <, > and & as they are. A value that only
-// a MarshalJSON method sees cannot be replaced: its error is returned.
+// a MarshalJSON method sees cannot be replaced: its error is returned. A json.RawMessage that is valid is returned as it is.
 func EncodeJSON(v any) (json.RawMessage, error) {
+	if raw, ok := v.(json.RawMessage); ok && wellFormed(raw) {
+		return raw, nil
+	}
 	raw, err := marshal(v)
 	if err == nil || !isNotFinite(err) {
 		return raw, err
@@ -19,14 +23,59 @@ func EncodeJSON(v any) (json.RawMessage, error) {
 	return marshalFinite(v)
 }
 
+// An encoder is a json.Encoder with its buffer, for use again.
+type encoder struct {
+	buf bytes.Buffer
+	*json.Encoder
+}
+
+var encoders = sync.Pool{New: func() any {
+	e := new(encoder)
+	e.Encoder = json.NewEncoder(&e.buf)
+	e.SetEscapeHTML(false)
+	return e
+}}
+
 func marshal(v any) (json.RawMessage, error) {
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(v); err != nil {
-		return nil, err
+	e := encoders.Get().(*encoder)
+	e.buf.Reset()
+	err := e.Encode(v)
+	if err != nil {
+		return nil, err // and e may have half a value in it
 	}
-	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
+	raw := bytes.Clone(bytes.TrimSuffix(e.buf.Bytes(), []byte("\n")))
+	if e.buf.Cap() <= 64<<10 {
+		encoders.Put(e)
+	}
+	return raw, nil
+}
+
+// A decoder is a json.Decoder with its reader, for use again.
+type decoder struct {
+	from bytes.Reader
+	*json.Decoder
+}
+
+var decoders = sync.Pool{New: func() any {
+	d := new(decoder)
+	d.Decoder = json.NewDecoder(&d.from)
+	return d
+}}
+
+// DecodeJSON is json.Unmarshal, at a lower price for text that is not large.
+func DecodeJSON(raw []byte, v any) error {
+	const large = 64 << 10 // which a decoder should not keep
+	if len(raw) > large || !wellFormed(raw) {
+		return json.Unmarshal(raw, v)
+	}
+	d := decoders.Get().(*decoder)
+	d.from.Reset(raw)
+	err := d.Decode(v)
+	if err == nil {
+		d.from.Reset(nil)
+		decoders.Put(d)
+	}
+	return err
 }
 
 // isNotFinite reports whether a float that JSON does not know is why v was not encoded.

@@ -1,9 +1,9 @@
 package message
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
-	"math"
 	"reflect"
 	"time"
 
@@ -123,6 +123,9 @@ func NewCommand(sender string, p Command) (Message, error) {
 	if p.Timeout == 0 {
 		p.Timeout = defaultTimeout
 	}
+	if raw, ok := p.appendTo(make([]byte, 0, p.size())); ok {
+		return buildRaw(sender, TypeCommand, Normal, raw)
+	}
 	ack := p.WantsAck()
 	p.RequireAck = &ack
 	return build(sender, TypeCommand, Normal, p)
@@ -130,6 +133,9 @@ func NewCommand(sender string, p Command) (Message, error) {
 
 // NewResponse returns a response message of now from sender. See NewSensorData.
 func NewResponse(sender string, p Response) (Message, error) {
+	if raw, ok := p.appendTo(make([]byte, 0, p.size())); ok {
+		return buildRaw(sender, TypeResponse, Normal, raw)
+	}
 	return build(sender, TypeResponse, Normal, p)
 }
 
@@ -209,18 +215,31 @@ func build(sender string, t Type, p Priority, payload any) (Message, error) {
 	if err != nil {
 		return Message{}, fmt.Errorf("%s payload: %w", t, err)
 	}
+	return buildRaw(sender, t, p, raw)
+}
+
+func buildRaw(sender string, t Type, p Priority, raw json.RawMessage) (Message, error) {
 	m := Message{
 		Metadata: Metadata{
 			Timestamp: Seconds(time.Now()),
-			ID:        uuid.NewString(),
+			ID:        NewID(),
 			Sender:    sender,
 			Type:      t,
 			Priority:  p,
 		},
 		Payload: raw,
 	}
-	if err := m.Validate(Limits{MaxPayload: math.MaxInt, MaxDepth: math.MaxInt}); err != nil {
+	if err := m.Validate(unlimited); err != nil {
 		return Message{}, err
 	}
 	return m, nil
+}
+
+// NewID returns a fresh id for a message: a random UUID.
+func NewID() string {
+	var id uuid.UUID
+	_, _ = rand.Read(id[:]) // never fails, says its documentation; and id stays on the stack, unlike in uuid.New
+	id[6] = id[6]&0x0f | 0x40
+	id[8] = id[8]&0x3f | 0x80
+	return id.String()
 }

@@ -1,6 +1,7 @@
 package message
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -433,6 +434,9 @@ func (s *scanner) pathKey(start, end int) string {
 
 // unquote decodes a string with its quotes, whose syntax has been checked.
 func unquote(b []byte) string {
+	if t := b[1 : len(b)-1]; bytes.IndexByte(t, '\\') < 0 && utf8.Valid(t) {
+		return string(t)
+	}
 	var t string
 	if json.Unmarshal(b, &t) != nil {
 		return string(b)

@@ -10,10 +10,18 @@ import (
 
 // Payload decodes m's payload into T, a type of the caller's or one of this package's ([SensorData], [Command],
 // [Response], [Status], [Event], [Alert]), whose defaults then stand for absent fields. Unknown keys are ignored. The
-// body of a raw message is decoded as JSON too.
+// body of a raw message is decoded as JSON too. The json.RawMessage of a Command or a Response is a part of m's payload.
 //
 // The error is an *[Error] that names the field: "payload.data.temperature must be a number, not a string".
 func Payload[T any](m Message) (T, error) {
+	var v T // not what payloadOf has, which escapes to the heap
+	if decodeDirect(m.Payload, &v) {
+		return v, nil
+	}
+	return payloadOf[T](m)
+}
+
+func payloadOf[T any](m Message) (T, error) {
 	var v T
 	setDefaults(&v)
 	err := decodePayload(m, &v)
@@ -54,7 +62,7 @@ func decodePayload(m Message, v any) error {
 	if len(raw) == 0 && !m.Raw {
 		raw = emptyObject // as it goes over MQTT
 	}
-	err := json.Unmarshal(raw, v)
+	err := DecodeJSON(raw, v)
 	if err == nil {
 		return nil
 	}

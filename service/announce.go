@@ -23,7 +23,7 @@ const (
 
 // retained is how statuses go out, whatever is configured for their topic.
 func retained() []client.PublishOption {
-	return []client.PublishOption{client.WithRetain(true), client.Volatile()}
+	return []client.PublishOption{client.WithRetain(true), client.Volatile(), client.Unlimited()}
 }
 
 func (s *Service) statusTopic() string { return "system/services/" + s.o.ID + "/status" }

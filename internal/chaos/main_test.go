@@ -39,6 +39,10 @@ func TestMain(m *testing.M) {
 		holdSmallDisk(dir)
 		return
 	}
+	if os.Getenv(outboxEnv) != "" {
+		beOutbox()
+		return
+	}
 	if os.Getenv(targetEnv) != "" {
 		beTarget()
 		return

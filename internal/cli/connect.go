@@ -102,6 +102,7 @@ func (d *dialler) options(t *tool) (client.Options, *config.Config, error) {
 	}
 	o.ID = randomID()                                          // the configured one is for one program; several verbs run at once
 	o.CleanStart, o.SessionExpiry, o.FailFast = true, -1, true // nothing of a verb outlives it
+	o.Dir = ""
 	if o.Logger, err = t.logger(nil, slog.LevelWarn); err != nil {
 		return fail(err)
 	}

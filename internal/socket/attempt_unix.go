@@ -1,20 +1,21 @@
 //go:build unix
 
-package broker
+package socket
 
 import (
 	"net"
 	"syscall"
 )
 
-// attempter returns a function that writes to nc what can be written at once, and reports whether that went well; nil when nc cannot be
+// Attempter returns a function that writes to nc what can be written at once, and reports whether that went well; nil when nc cannot be
 // written to like that. It is not for concurrent use.
-func attempter(nc net.Conn) func(b []byte) (n int, ok bool) {
-	sc, ok := nc.(syscall.Conn)
-	if !ok {
+func Attempter(nc net.Conn) func(b []byte) (n int, ok bool) {
+	switch nc.(type) {
+	case *net.TCPConn, *net.UnixConn:
+	default: // such as TLS, which has to encrypt what is written
 		return nil
 	}
-	raw, err := sc.SyscallConn()
+	raw, err := nc.(syscall.Conn).SyscallConn()
 	if err != nil {
 		return nil
 	}
