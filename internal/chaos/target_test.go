@@ -181,8 +181,8 @@ func runs(t testing.TB, file string) map[int][]string {
 // starts it again on the same directory. No command may run twice, and every call gets its result or hears that the outcome
 // is unknown: from the new process, which finds the record of what the old one had begun.
 //
-// Seen failing with each of these changes to the client alone: requests that run before their record is durable (they are
-// never told to their callers), and a table that is not read at the start.
+// Seen failing with each of these changes to the client alone: requests that run while their record is being written (some run
+// twice, others are never told to their callers), and a table that is not read at the start (the same).
 func TestTargetKill(t *testing.T) {
 	kills := pick(5, 100)
 	random := seeded(t)
