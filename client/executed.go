@@ -136,11 +136,11 @@ func (c *Client) loadRequests() error {
 	var b store.Batch
 	err := c.disk.Scan([]byte{requestKey}, func(key, value []byte) error {
 		f := found{key: string(key[1:])}
-		if json.Unmarshal(value, &f.rec) != nil {
+		if err := json.Unmarshal(value, &f.rec); err == nil {
+			all = append(all, f)
+		} else { // of another version, perhaps
 			b.Delete(key)
-			return nil
 		}
-		all = append(all, f)
 		return nil
 	})
 	if err != nil {

@@ -197,7 +197,7 @@ func TestErrorsOfCall(t *testing.T) {
 				if tt.limit != nil {
 					var cancel context.CancelFunc
 					ctx, cancel = tt.limit(ctx)
-					defer cancel()
+					t.Cleanup(cancel)
 				}
 				began := time.Now()
 				err := caller.Call(ctx, tt.target, tt.command, tt.parameters, nil)
