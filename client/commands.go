@@ -74,6 +74,8 @@ type commandServer struct {
 
 	replicas *Replicas // nil without AsReplica
 	shared   bool      // the subscription is
+
+	repeatable func(command string) bool // nil is never
 }
 
 // peek hears at once of a cancellation, for which take is too late while it waits for a slot. What has not begun by then
@@ -200,7 +202,7 @@ func (s *commandServer) run(r *Request, e *execution) {
 	c := s.c
 	defer func() { <-s.slots }()
 	defer e.ctx.stop()
-	if c.disk != nil && e.key != "" {
+	if c.disk != nil && e.key != "" && (s.repeatable == nil || !s.repeatable(r.Command)) {
 		c.recordBegin(r, e)
 	}
 	c.handled(r.Delivery.in)

@@ -48,6 +48,12 @@ func codeOf(text *string) string {
 	return CodeFailed
 }
 
+// WithRepeatable names the commands that a crash may run twice, such as those that only tell something: they need not
+// wait for the disk, and leave no record on it. f must not wait.
+func WithRepeatable(f func(command string) bool) ServeOption {
+	return func(s *commandServer) { s.repeatable = f }
+}
+
 // A requestRecord is the value stored for a request; the key is requestKey and Request.key.
 type requestRecord struct {
 	Seq         uint64          `json:"seq"` // in the order of their begin

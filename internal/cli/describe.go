@@ -17,9 +17,9 @@ import (
 
 // builtins are the commands that every service answers, and that none describes.
 var builtins = []service.Command{
-	{Name: "ping", Description: "Answers, with the service's uptime."},
-	{Name: "shutdown", Description: "Ends the service."},
-	{Name: "status", Description: "Tells the service's state, and figures of its connection."},
+	{Name: "ping", Description: "Answers, with the service's uptime.", Repeatable: true},
+	{Name: "shutdown", Description: "Ends the service.", Repeatable: true},
+	{Name: "status", Description: "Tells the service's state, and figures of its connection.", Repeatable: true},
 }
 
 // A callDescription is what "call SERVICE --help --json" says.
@@ -141,6 +141,9 @@ func (t *tool) explainCommand(target string, c service.Command) {
 	example := ""
 	if len(parameters.Properties) > 0 {
 		example = " '" + strings.ReplaceAll(printable(string(parameters.example(0))), "'", `'\''`) + "'"
+	}
+	if c.Repeatable {
+		fmt.Fprintln(out, "\nIt may be sent again when its outcome is unknown.")
 	}
 	fmt.Fprintf(out, "\nExample:\n  lawnberry call %s %s%s\n", printable(target), printable(c.Name), example)
 }

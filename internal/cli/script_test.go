@@ -74,7 +74,7 @@ func testService() {
 	})
 	fail(err)
 	service.Handle(s, "echo", func(_ context.Context, p map[string]any) (map[string]any, error) { return p, nil },
-		service.Description("Returns its parameters."))
+		service.Description("Returns its parameters."), service.Repeatable())
 	service.Handle(s, "walk", func(ctx context.Context, w walkParameters) (walked, error) {
 		service.ReportProgress(ctx, map[string]int{"of": w.Steps})
 		return walked{Steps: w.Steps}, nil

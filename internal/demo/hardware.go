@@ -104,7 +104,7 @@ func sensorNames() string {
 func (h *hardware) setup(ctx context.Context, n *node) error {
 	h.seen = h.world.Read()
 	service.Handle(n.Service, "read_sensor", func(_ context.Context, q sensorQuery) (sensorAnswer, error) { return h.read(q.ID) },
-		service.Description("Reads one sensor now."))
+		service.Description("Reads one sensor now."), service.Repeatable())
 	service.Handle(n.Service, "stop", func(_ context.Context, q holdQuery) (holdAnswer, error) {
 		h.world.Stop(q.Reason)
 		return holdAnswer{h.world.Stops()}, nil

@@ -113,7 +113,7 @@ func (g *navigation) setup(ctx context.Context, n *node) error {
 			return positionAnswer{}, errors.New("the position is not known yet: sensor_fusion has sent no estimate")
 		}
 		return positionAnswer{g.position, g.mission.activity()}, nil
-	}, service.Description("Tells where the mower is and what it is doing."))
+	}, service.Description("Tells where the mower is and what it is doing."), service.Repeatable())
 
 	n.OnService(g.guard)
 	if err := n.on(ctx, "sensors/fusion/data", g.estimate, client.WithQueue(client.Queue{Max: 10, Full: client.DropOldest})); err != nil {

@@ -72,7 +72,7 @@ func (p *power) setup(ctx context.Context, n *node) error {
 			return batteryData{}, fmt.Errorf("the battery is not known yet: hardware_interface has sent no reading")
 		}
 		return p.batteryLocked(), nil
-	}, service.Description("Tells the charge of the battery, and how long it lasts."))
+	}, service.Description("Tells the charge of the battery, and how long it lasts."), service.Repeatable())
 	return n.on(ctx, "sensors/power/data", p.sense)
 }
 

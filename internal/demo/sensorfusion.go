@@ -63,7 +63,7 @@ func (f *fusion) setup(ctx context.Context, n *node) error {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		return f.pose, nil
-	}, service.Description("Tells where the mower is, estimated from all its sensors."))
+	}, service.Description("Tells where the mower is, estimated from all its sensors."), service.Repeatable())
 	f.mu.Lock()
 	f.fixAt = time.Now()
 	f.mu.Unlock()
