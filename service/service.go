@@ -11,10 +11,30 @@
 // # What a service hears
 //
 // A running service is subscribed to what this package itself acts upon: the commands to its id and to its type, the
-// responses to its calls, the status of all services, the request to announce itself (system/health_check), and the event
+// responses to its calls, what was said of its commands before, the status of all services, the request to announce itself (system/health_check), and the event
 // service_offline. The other topics that concern a service (system/events/+, system/health, safety/emergency_stop, and
 // those of its type; [topic.Registry.ForService] lists them all) are subscribed to by the first handler registered for
 // them, with OnEvent, OnAlert or Subscribe: what nobody handles is neither sent to this process nor decoded by it.
+//
+// # Commands
+//
+// What the author of a handler and its callers may rely on:
+//
+//   - A handler never begins after its caller's deadline, nor for a retained message, and at most once for each request: one that
+//     comes again (same sender and message id) gets the answer of the first time. With client.Options.Dir that holds over crashes
+//     and restarts; without, a restart forgets what was run.
+//   - A handler's ctx ends at the deadline, when the caller gives up, and with Stop. Commands run beside each other, in no order.
+//   - A call returns the result, or a [client.CommandError]. Where nobody can know how far a command came, its text ends with
+//     "outcome unknown": at the deadline, when it was cancelled, when the target was restarted (code interrupted) or went offline. It has
+//     run then, or not, or in part. No system can promise that each command runs exactly once: ask for the state that it
+//     should have led to, or make commands that may be sent twice, "go to" rather than "go on".
+//   - Of several services of one type the broker gives each command to the type to one, through a shared subscription. What a service
+//     has been given is its own: when it dies the caller hears that the outcome is unknown, and no other runs it [MQTT-4.8.2-5]. New
+//     commands go to the others at once. One that hangs and stays connected goes on getting its share, and its callers time out: end it
+//     when Health says so. A command on the type's topic that names one service's id is passed on to that service.
+//   - Without shared subscriptions (MQTT 3.1.1, or a broker that says it has none) each service of the type hears every command, and the
+//     running one with the smallest id runs it; one whose id is the type goes first. While one of them starts or dies they may
+//     disagree for a moment, and a command may run twice, or not at all. All services of a type must speak the same version.
 //
 // # States and who reports them
 //
