@@ -91,7 +91,12 @@ type Options struct {
 	Endpoints         map[string]string // name: topic
 	Metadata          map[string]any    // free, announced with the status
 	Heartbeat         time.Duration     // between two announcements; 0 is 30 s
-	HeartbeatTimeout  time.Duration     // silence after which a peer is offline; 0 is 90 s
+	// HeartbeatTimeout is the silence after which others take this service for offline, its lease, which it announces; 0 is
+	// 90 s. Peers that announce none have this one's, or 90 s if this one has the lease of the safety class.
+	HeartbeatTimeout time.Duration
+	// Safety puts the service into the safety class, as the Type "safety" does: Heartbeat is 200 ms and HeartbeatTimeout 500 ms
+	// unless set, and its client is one that notices a dead link in that time (Options.Safety there).
+	Safety bool
 
 	// Health is asked before each heartbeat for the state (Healthy, Degraded, Failing; "" is Healthy) and the reason for it;
 	// nil is always healthy. It is first asked before the service becomes healthy, so it must not need what Start returns.
@@ -104,9 +109,19 @@ type Options struct {
 	// that come earlier, such as those sent while the service was restarted, wait for it. An error ends Start.
 	Setup func(ctx context.Context, s *Service) error
 
+	peerTimeout time.Duration // silence after which a peer is offline that announces no lease
+
 	DiskPath string       // whose file system disk_usage tells about; "" is the working directory
 	Logger   *slog.Logger // nil is discarded
 }
+
+// Leases: of services in general, and of the safety class.
+const (
+	standardHeartbeat = 30 * time.Second
+	standardTimeout   = 90 * time.Second
+	safetyHeartbeat   = 200 * time.Millisecond
+	safetyTimeout     = 500 * time.Millisecond
+)
 
 func (o Options) withDefaults() (Options, error) {
 	if o.Type == "" {
@@ -125,10 +140,22 @@ func (o Options) withDefaults() (Options, error) {
 	if o.DiskPath == "" {
 		o.DiskPath = "."
 	}
+	o.peerTimeout = o.HeartbeatTimeout
+	if o.peerTimeout <= 0 {
+		o.peerTimeout = standardTimeout
+	}
+	heartbeat, timeout := standardHeartbeat, standardTimeout
+	if o.Safety = o.Safety || o.Type == "safety"; o.Safety {
+		heartbeat, timeout = safetyHeartbeat, safetyTimeout
+		o.Client.Safety = true
+	}
+	if o.HeartbeatTimeout <= 0 && o.Heartbeat > 0 {
+		timeout = max(timeout, 3*o.Heartbeat)
+	}
 	for _, d := range []struct {
 		value    *time.Duration
 		standard time.Duration
-	}{{&o.DependencyTimeout, 60 * time.Second}, {&o.Heartbeat, 30 * time.Second}, {&o.HeartbeatTimeout, 90 * time.Second}} {
+	}{{&o.DependencyTimeout, 60 * time.Second}, {&o.Heartbeat, heartbeat}, {&o.HeartbeatTimeout, timeout}} {
 		if *d.value <= 0 {
 			*d.value = d.standard
 		}
@@ -244,7 +271,7 @@ func Start(ctx context.Context, o Options) (*Service, error) {
 		s.metadata = []byte("{}")
 	}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	s.registry = newRegistry(o.ID, o.HeartbeatTimeout, o.Logger)
+	s.registry = newRegistry(o.ID, o.peerTimeout, o.Logger)
 	s.registry.setSelf(s.infoLocked())
 	co := o.Client
 	co.ID = o.ID
