@@ -2,7 +2,6 @@ package message
 
 import (
 	"encoding/json"
-	"math"
 	"unicode/utf8"
 )
 
@@ -11,7 +10,7 @@ import (
 
 // appendTo appends p as JSON; ok is false if that needs encoding/json.
 func (p *Command) appendTo(dst []byte) (_ []byte, ok bool) {
-	if !utf8.ValidString(p.Target) || !utf8.ValidString(p.Command) || !isFinite(p.Timeout) || !wellFormed(p.Parameters) {
+	if !utf8.ValidString(p.Target) || !utf8.ValidString(p.Command) || !isFinite(p.Timeout) || p.Timeout < 0 || !wellFormedObject(p.Parameters) {
 		return dst, false
 	}
 	dst = append(dst, `{"target":`...)
@@ -98,6 +97,8 @@ func wellFormed(raw []byte) bool {
 	return ok && s.badUTF8 < 0 && s.notFinite < 0
 }
 
+func wellFormedObject(raw []byte) bool { return len(raw) > 0 && raw[0] == '{' && wellFormed(raw) }
+
 // scanPayload scans raw as a payload.
 func scanPayload(raw []byte) (s scanner, ok bool) {
 	s = newScanner(raw, deepest)
@@ -165,6 +166,3 @@ func (s *scanner) raw(v span) json.RawMessage {
 	}
 	return s.b[v.start:v.end:v.end]
 }
-
-// unlimited are the limits of a message that we make ourselves: those of the encoder.
-var unlimited = Limits{MaxPayload: math.MaxInt, MaxDepth: math.MaxInt}
