@@ -46,6 +46,8 @@ type Client struct {
 	spoken  packet.Version // of the last connection, 0 before
 	v5      bool           // the broker has accepted MQTT 5 once
 
+	roundTrip time.Duration // of the last connection
+
 	mu sync.Mutex
 	// Guarded by mu, as are the fields of link and those of embedded types that say so.
 	session
@@ -109,7 +111,7 @@ func newClient(o Options) (*Client, error) {
 	}
 	longest := 300 * time.Second
 	if ep.local {
-		longest = 2 * time.Second
+		longest = time.Second
 	}
 	setDuration(&o.MaxReconnect, longest)
 	c := &Client{

@@ -39,8 +39,8 @@ var errSilent = errors.New("the broker has gone silent: no answer to PINGREQ")
 
 // dial makes one attempt to connect, with MQTT 5 first unless the broker is known to refuse it. On success the session
 // is present or not at the broker.
-func (c *Client) dial(ctx context.Context, first bool) (l *link, present bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, c.opts.ConnectTimeout)
+func (c *Client) dial(ctx context.Context, first bool, most time.Duration) (l *link, present bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
 	version := c.version
 	l, present, err = c.open(ctx, version, first)
@@ -229,10 +229,12 @@ func (c *Client) will(w *Will, v packet.Version) (*packet.Will, error) {
 
 // exchange sends CONNECT and takes in CONNACK.
 func (c *Client) exchange(l *link, hello []byte) (present bool, err error) {
+	asked := time.Now()
 	if _, err := l.conn.Write(hello); err != nil {
 		return false, err
 	}
 	first, body, err := l.rd.Next()
+	l.roundTrip = time.Since(asked)
 	if err != nil {
 		return false, err
 	}

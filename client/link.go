@@ -65,9 +65,10 @@ type link struct {
 	once  sync.Once
 
 	keepAlive time.Duration
-	heard     atomic.Bool  // since watch last looked
-	spoke     atomic.Bool  // since watch last looked
-	unheard   atomic.Int64 // bytes written since something was heard
+	roundTrip time.Duration // of CONNECT and CONNACK, then of what watch asks; of watch
+	heard     atomic.Bool   // since watch last looked
+	spoke     atomic.Bool   // since watch last looked
+	unheard   atomic.Int64  // bytes written since something was heard
 }
 
 // written is a publication of QoS 0 in a write buffer, and the offset of its end.
@@ -152,7 +153,8 @@ func (c *Client) fail(l *link, err error) {
 }
 
 // watch keeps the connection alive and notices when it is dead [MQTT-3.1.2-20]. It looks every quarter of Probe: a
-// PINGREQ after four silent quarters, the end after eleven.
+// PINGREQ after four silent quarters, the end after eleven, but not before the answer has had twice the time that the
+// latest answers took.
 func (c *Client) watch(l *link) {
 	defer l.loops.Done()
 	const probeAt, deadAt = 4, 11
@@ -163,6 +165,7 @@ func (c *Client) watch(l *link) {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	silent, quiet := 0, 0 // ticks without a byte received, sent
+	var asked time.Time   // when the latest PINGREQ was, while it is not answered
 	for {
 		select {
 		case <-l.down:
@@ -170,20 +173,29 @@ func (c *Client) watch(l *link) {
 		case <-ticker.C:
 		}
 		silent, quiet = silent+1, quiet+1
-		if l.heard.Swap(false) {
+		heard := l.heard.Swap(false)
+		if heard {
 			silent = 0
 			l.unheard.Store(0)
 		}
 		if l.spoke.Swap(false) {
 			quiet = 0
 		}
+		if heard && !asked.IsZero() { // at the latest
+			l.roundTrip = max(time.Since(asked), l.roundTrip*3/4)
+			asked = time.Time{}
+		}
 		patience := min(time.Duration(l.unheard.Load())*time.Second/slowLink, maxPatience)
+		if far := 2*l.roundTrip - (deadAt-probeAt)*tick; far > 0 {
+			patience += far
+		}
 		if silent >= deadAt+int(patience/tick) {
 			c.fail(l, errSilent)
 			return
 		}
 		idle := l.keepAlive > 0 && time.Duration(quiet+2)*tick >= l.keepAlive
 		if silent == probeAt || idle {
+			asked = time.Now()
 			c.mu.Lock()
 			if !l.farewell {
 				l.out = append(l.out, pingreq...)

@@ -110,8 +110,12 @@ type Options struct {
 	KeepAlive time.Duration // 0 is 60 s; the broker may impose another
 	// Probe is how long nothing has to be received until the client asks the broker for a sign of life. When none comes
 	// within as long again, and a half more, the connection is given up: a half-open link is noticed within 3 Probe.
-	// While data is on its way to a slow link it waits longer, a second for every 8 KiB. 0 is 1 s.
+	// While data is on its way to a slow link it waits longer, a second for every 8 KiB, and over a link with a long way twice
+	// its round trip. 0 is 1 s.
 	Probe time.Duration
+	// Safety marks a client whose loss must be noticed at once: Probe is 160 ms unless set, so that a half-open link is noticed
+	// within 500 ms, and ReconnectDelay 100 ms.
+	Safety bool
 
 	Username string
 	Password Secret
@@ -127,13 +131,15 @@ type Options struct {
 	// *DisconnectError; a failed attempt to connect again is no change.
 	OnState func(connected bool, cause error)
 
-	FailFast       bool          // Connect returns the error of the first attempt, whatever it is
-	ConnectTimeout time.Duration // of one attempt, until subscriptions are restored; 0 is 10 s
+	FailFast bool // Connect returns the error of the first attempt, whatever it is
+	// ConnectTimeout bounds one attempt to connect, and then the restoring of subscriptions. Attempts to reconnect mostly take a
+	// second at most, or six round trips of the connection before. 0 is 10 s.
+	ConnectTimeout time.Duration
 
 	// The n-th attempt to reconnect comes after a random time between 0 and ReconnectDelay * ReconnectFactor^(n-1),
-	// at most MaxReconnect.
+	// at most MaxReconnect, from the begin of the one before.
 	ReconnectDelay  time.Duration // 0 is 1 s
-	MaxReconnect    time.Duration // 0 is 2 s for a broker on this host (loopback, unix://, Dial), else 300 s
+	MaxReconnect    time.Duration // 0 is 1 s for a broker on this host (loopback, unix://, Dial), else 300 s
 	ReconnectFactor float64       // 0 is 2
 
 	// Outbox bounds the messages that wait for the broker, per class of topics; topics that nobody defined are a class
@@ -161,6 +167,8 @@ const (
 	defaultQueue         = 1000
 	defaultKeepAlive     = 60 * time.Second
 	defaultProbe         = time.Second
+	safetyProbe          = 160 * time.Millisecond
+	safetyReconnect      = 100 * time.Millisecond
 	defaultSessionExpiry = time.Hour
 	closeTimeout         = 5 * time.Second // of Close when its ctx has no deadline
 )
@@ -187,6 +195,10 @@ func (o Options) withDefaults() (Options, error) {
 		return o, fmt.Errorf("reconnect factor %g: must be 1 or more", o.ReconnectFactor)
 	}
 	setDuration(&o.KeepAlive, defaultKeepAlive)
+	if o.Safety {
+		setDuration(&o.Probe, safetyProbe)
+		setDuration(&o.ReconnectDelay, safetyReconnect)
+	}
 	setDuration(&o.Probe, defaultProbe)
 	setDuration(&o.ConnectTimeout, 10*time.Second)
 	setDuration(&o.ReconnectDelay, time.Second)

@@ -21,7 +21,8 @@ func (c *Client) run(ctx, first context.Context, result chan<- error) {
 		if !established {
 			trying = first
 		}
-		l, present, err := c.dial(trying, !established)
+		begun := time.Now()
+		l, present, err := c.dial(trying, !established, c.attemptTime(attempt, established))
 		if err == nil {
 			up := time.Now()
 			err = c.serve(ctx, trying, l, present, !established, func() {
@@ -30,6 +31,7 @@ func (c *Client) run(ctx, first context.Context, result chan<- error) {
 					result <- nil
 				}
 			})
+			begun = time.Now()
 			var birth *birthError
 			if !established && errors.As(err, &birth) {
 				result <- err
@@ -54,7 +56,7 @@ func (c *Client) run(ctx, first context.Context, result chan<- error) {
 		if !established && attempt == 0 {
 			log.Warn("no broker yet, trying again", "broker", c.endpoint.name, "error", err)
 		}
-		delay := c.delay(attempt, err)
+		delay := max(c.delay(attempt, err)-time.Since(begun), 0)
 		log.Debug("reconnecting", "broker", c.endpoint.name, "in", delay, "error", err)
 		if !pause(trying, delay) {
 			if !established {
@@ -74,7 +76,20 @@ func (c *Client) connectError(err error) *ConnectError {
 	return e
 }
 
-// delay is how long to wait before the next attempt: full jitter, so that many clients do not come back at once. Whom
+// attemptTime bounds an attempt to connect. After a connection was lost, an attempt may have begun while the network lost everything,
+// and will never get its answer: then the next one must come soon. How soon, the connections before tell; now and then there is
+// time for a way that has become longer.
+func (c *Client) attemptTime(attempt int, established bool) time.Duration {
+	const now = 8
+	if !established || attempt%now == now-1 {
+		return c.opts.ConnectTimeout
+	}
+	return min(max(quickAttempt, 6*c.roundTrip), c.opts.ConnectTimeout)
+}
+
+const quickAttempt = time.Second
+
+// delay is how long after the begin of an attempt the next one comes: full jitter, so that many clients do not come back at once. Whom
 // another client with the same id has put out waits much longer, or the two would put each other out for ever.
 func (c *Client) delay(attempt int, cause error) time.Duration {
 	o := &c.opts
@@ -155,6 +170,7 @@ func (c *Client) serve(ctx, setup context.Context, l *link, present, first bool,
 	}
 	c.fail(l, err)
 	l.loops.Wait()
+	c.roundTrip = l.roundTrip
 
 	c.mu.Lock()
 	wasReady := l.ready
