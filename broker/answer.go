@@ -142,15 +142,16 @@ func (c *conn) flush() {
 	}
 	if !c.stopping {
 		c.control = append(c.control, c.out...)
-		if len(c.gated) > 0 {
+		switch {
+		case len(c.gated) > 0:
 			for i := range c.gated {
 				c.await(c.gated[i].group)
 			}
 			c.held = append(c.held, c.gated...)
 			c.releaseLocked()
-		} else if c.prompt || len(c.control) > lateSize {
+		case c.prompt || len(c.control) > lateSize:
 			c.wakeBy(c)
-		} else {
+		default:
 			c.wakeLate()
 		}
 	}
