@@ -44,7 +44,7 @@ type Request struct {
 // ends at the deadline (expires_at, else the payload's timeout after receipt), when the caller cancels, and when the
 // client closes. A panic of h is answered with an error.
 //
-// A request is acknowledged when h has been started: what a crash interrupts is not run again.
+// A request is acknowledged when h has been started, within two milliseconds: what a crash interrupts is not run again.
 //
 // A request that breaks a rule of the wire format is never handed to h either: it is counted, and answered with an error
 // that names the field and the rule, wherever an answer can go.
