@@ -219,6 +219,9 @@ func (c *Client) Call(ctx context.Context, target, command string, parameters, r
 		k.progress = make(chan json.RawMessage, 1)
 		p.user = append(p.user, [2]string{progressKey, "1"})
 	}
+	if x.calling.once {
+		p.qos, p.setQoS = 1, true
+	}
 	name, err := c.topicOf(target)
 	if err == nil {
 		err = c.fill(p, name, &m)
@@ -250,6 +253,9 @@ func (c *Client) Call(ctx context.Context, target, command string, parameters, r
 		late = t.C
 		defer c.calls.timers.Put(t)
 		defer t.Stop()
+	}
+	if x.calling.unannounced {
+		defer c.askTarget(k)()
 	}
 	r, ended := c.awaitEnd(ctx, k, &x.calling, done, late)
 	if !ended {
@@ -374,9 +380,10 @@ func (c *Client) outcome(target, command string, r callResult, result any) error
 		return nil
 	}
 	e := &CommandError{Service: target, Command: command}
-	switch e.Code, _ = r.answer.user(codeKey); e.Code {
-	case "":
-		e.Code = CodeFailed
+	if e.Code, _ = r.answer.user(codeKey); e.Code == "" {
+		e.Code = codeOf(p.Error)
+	}
+	switch e.Code {
 	case CodeTimeout:
 		e.cause = context.DeadlineExceeded
 	case CodeCancelled:

@@ -29,8 +29,31 @@ const (
 	maxLiveRequests = 4096
 )
 
-// errInterrupted answers a request that was running when this process, or the machine, went down.
-var errInterrupted = &CommandError{Code: CodeInterrupted, Message: "interrupted by a restart: outcome unknown"}
+// What a target answers that cannot know how far its handler came. Without codes, over MQTT 3.1.1, they are known by their words.
+var (
+	errRanOut  = &CommandError{Code: CodeTimeout, Message: "the deadline passed while it ran: outcome unknown"}
+	errStopped = &CommandError{Code: CodeCancelled, Message: "cancelled while it ran: outcome unknown"}
+	// errInterrupted is of a request that was running when this process, or the machine, went down.
+	errInterrupted = &CommandError{Code: CodeInterrupted, Message: "interrupted by a restart: outcome unknown"}
+)
+
+// codeOf returns the code of an error that came without one.
+func codeOf(text *string) string {
+	if text != nil {
+		for _, e := range []*CommandError{errRanOut, errStopped, errInterrupted} {
+			if *text == e.Message {
+				return e.Code
+			}
+		}
+	}
+	return CodeFailed
+}
+
+// WithRepeatable names the commands that a crash may run twice, such as those that only tell something: they need not
+// wait for the disk, and leave no record on it. f must not wait.
+func WithRepeatable(f func(command string) bool) ServeOption {
+	return func(s *commandServer) { s.repeatable = f }
+}
 
 // A requestRecord is the value stored for a request; see diskKey for the key.
 type requestRecord struct {
@@ -128,11 +151,11 @@ func (c *Client) loadRequests() error {
 	var b store.Batch
 	err := c.disk.Scan([]byte{requestKey}, func(key, value []byte) error {
 		f := found{key: fromDiskKey(key)}
-		if json.Unmarshal(value, &f.rec) != nil {
+		if err := json.Unmarshal(value, &f.rec); err == nil {
+			all = append(all, f)
+		} else { // of another version, perhaps
 			b.Delete(key)
-			return nil
 		}
-		all = append(all, f)
 		return nil
 	})
 	if err != nil {

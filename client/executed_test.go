@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -65,6 +66,37 @@ func TestRepeatedAfterRestart(t *testing.T) {
 		if code, _ := d.user(codeKey); i%2 == 1 && code != CodeFailed {
 			t.Errorf("%d: code %q", i, code)
 		}
+	}
+}
+
+// Repeatable commands leave no record, and are known while the process lives.
+func TestRepeatableCommands(t *testing.T) {
+	t.Parallel()
+	b := startBroker(t)
+	server := connect(t, Options{URL: b.URL(), ID: "nav", Dir: t.TempDir()})
+	var ran atomic.Int32
+	_, err := server.ServeCommands(testContext(t), "nav", nil, func(context.Context, *Request) (any, error) {
+		ran.Add(1)
+		return nil, nil
+	}, WithRepeatable(func(command string) bool { return command == "echo" }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := connect(t, Options{URL: b.URL(), ID: "py"})
+	k := newCollector()
+	subscribe(t, other, "responses/py", k.handle)
+	m := commandTo(t, "nav", "echo", "c1")
+	for i := range 2 {
+		send(t, other, m)
+		k.wait(t, i+1)
+	}
+	if keys, _ := keysOn(t, server); len(keys) != 0 || ran.Load() != 1 {
+		t.Errorf("%d ran, %d on the disk", ran.Load(), len(keys))
+	}
+	send(t, other, commandTo(t, "nav", "drive", "c2"))
+	k.wait(t, 3)
+	if keys, _ := keysOn(t, server); len(keys) != 1 {
+		t.Errorf("%d on the disk", len(keys))
 	}
 }
 

@@ -106,6 +106,7 @@ func (c *Client) endWrite(l *link, n int) {
 	l.writing = false
 	l.rests.Broadcast()
 	l.done += n
+	l.sent.Add(int64(n))
 	l.countWritten(l.done)
 	if l.done == len(l.cur) {
 		if cap(l.cur) <= maxSpare {

@@ -43,6 +43,10 @@ const (
 	maxServices = 4096
 	// maxBehind bounds what is kept for a slow observer.
 	maxBehind = 4096
+	// punctual is how late this process may look at what is due, without having missed anything; catchUp is the time that it
+	// needs to take in what has arrived while it did not run.
+	punctual = 10 * time.Millisecond
+	catchUp  = 100 * time.Millisecond
 	// turn is how long each running service waits for the one before it to report a death.
 	turn = time.Second
 )
@@ -68,12 +72,14 @@ type registry struct {
 // entry is one service of the registry.
 type entry struct {
 	info     Info
-	last     identity  // of its last status, to tell a sign of life from a repetition
-	deadline time.Time // when silence makes it offline; zero for one that is, and for this service itself
-	before   State     // what it was when it went offline
-	owed     time.Time // when to report its death, unless somebody else does; zero is never
-	reported bool      // somebody has reported its death
-	shares   bool      // it has the commands to its type through a shared subscription
+	last     identity      // of its last status, to tell a sign of life from a repetition
+	lease    time.Duration // how long it may be silent
+	late     bool          // deadline was put off, because this process did not run when it was due
+	deadline time.Time     // when silence makes it offline; zero for one that is, and for this service itself
+	before   State         // what it was when it went offline
+	owed     time.Time     // when to report its death, unless somebody else does; zero is never
+	reported bool          // somebody has reported its death
+	shares   bool          // it has the commands to its type through a shared subscription
 }
 
 func newRegistry(self string, timeout time.Duration, log *slog.Logger) *registry {
@@ -111,9 +117,14 @@ func (r *registry) apply(id string, rep report, received time.Time) {
 	if e.info.State != Offline {
 		e.info.LastSeen = received
 		wasSilent := e.deadline.IsZero()
-		e.deadline = received.Add(r.timeout)
+		e.lease = r.timeout
+		if rep.lease > 0 {
+			e.lease = rep.lease
+		}
+		sooner := received.Add(e.lease).Before(e.deadline) || r.next.IsZero()
+		e.deadline, e.late = received.Add(e.lease), false
 		e.reported, e.owed = false, time.Time{}
-		if wasSilent {
+		if wasSilent || sooner {
 			r.rouse()
 		}
 		r.stateChanged(e, old)
@@ -240,20 +251,26 @@ func (r *registry) run(ctx context.Context) {
 
 // due handles everything due at now: it returns the deaths to report and when to look again (zero is not by itself).
 //
-// When it is called much later than planned this process did not run (stopped, or starved of processor time) and could not
-// hear anyone: then nobody is declared silent, and everyone has the whole timeout again.
+// When it is called later than planned this process did not run (stopped, or starved of processor time) and could not hear
+// anyone: what has arrived meanwhile is taken in first, and when it was much later everyone has the whole lease again.
 func (r *registry) due(now time.Time) (deaths []change, next time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	deaf := !r.next.IsZero() && now.Sub(r.next) > r.timeout/4
+	var late time.Duration
+	if !r.next.IsZero() {
+		late = now.Sub(r.next)
+	}
 	for _, e := range r.services {
 		if !e.deadline.IsZero() && !now.Before(e.deadline) {
-			if deaf {
-				e.deadline = now.Add(r.timeout)
-			} else {
+			switch {
+			case late > e.lease/4:
+				e.deadline = now.Add(e.lease)
+			case late > punctual && !e.late:
+				e.deadline, e.late = now.Add(min(e.lease/4, catchUp)), true
+			default:
 				old := e.info.State
 				e.deadline = time.Time{}
-				e.info.State, e.info.Reason = Offline, "silent for "+readable(r.timeout)
+				e.info.State, e.info.Reason = Offline, "silent for "+readable(e.lease)
 				r.goneLocked(e, old, false)
 				r.stateChanged(e, old)
 			}
