@@ -126,6 +126,9 @@ func hand(in *inbound, targets []*Subscription) {
 			other := in.d
 			d = &other
 		}
+		if s.freshness != nil {
+			s.freshness.seen(d.Topic, d.Received, d.Retained)
+		}
 		if s.peek != nil && d.Invalid == nil {
 			s.peek(d)
 		}

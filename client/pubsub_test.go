@@ -61,7 +61,7 @@ func TestDeliveryCarriesEverything(t *testing.T) {
 	if e, err := message.Payload[message.Event](d.Message); err != nil || e.EventType != "mowed" {
 		t.Error(e, err)
 	}
-	if s := c.Stats(); s.Sent != 1 || s.Received != 1 || s.RoundTrip.Count != 1 || s.OneWay.Count != 1 || s.Handlers != 1 || s.OneWay.Max <= 0 {
+	if s := c.Stats(); s.Sent != 1 || s.Received != 1 || s.RoundTrip.Count != 1 || s.OneWay.Count != 1 || len(s.Handlers) != 1 || s.OneWay.Max <= 0 {
 		t.Errorf("%+v", s)
 	}
 }
@@ -175,7 +175,7 @@ func TestSubscribeErrors(t *testing.T) {
 	if _, err := c.Subscribe(testContext(t), "x", newCollector().handle, WithMaxQoS(3)); err == nil {
 		t.Error("QoS 3 was accepted")
 	}
-	if n := c.Stats().Handlers; n != 0 {
+	if n := len(c.Stats().Handlers); n != 0 {
 		t.Errorf("%d handlers are left", n)
 	}
 }

@@ -1,9 +1,11 @@
 package client
 
 import (
+	"context"
 	"runtime/debug"
 	"slices"
 	"sync"
+	"time"
 )
 
 // An item is a message in a handler's queue.
@@ -64,6 +66,7 @@ func (s *Subscription) push(it item) (lost item) {
 	if b.len() >= s.queue.Max {
 		if lost = s.overflow(it); lost.in != nil {
 			s.c.stats.dropped.Add(1)
+			s.dropped.Add(1)
 		}
 	}
 	if lost != it {
@@ -163,11 +166,17 @@ func (s *Subscription) proceed() {
 
 // run calls the handler. A panic is the handler's own affair, not the connection's.
 func (s *Subscription) run(it item) {
+	began := time.Now()
 	defer func() {
 		if v := recover(); v != nil {
 			s.c.stats.panics.Add(1)
+			s.panics.Add(1)
 			s.c.opts.Logger.Error("handler panicked", "filter", s.filter, "topic", it.d.Topic, "panic", v, "stack", string(debug.Stack()))
 		}
+		took := int64(time.Since(began))
+		s.handled.Add(1)
+		s.busy.Add(took)
+		s.longest.Store(max(s.longest.Load(), took)) // of this goroutine alone
 		if !it.d.begun {
 			s.c.handled(it.in)
 		}
@@ -176,13 +185,34 @@ func (s *Subscription) run(it item) {
 	if s.serve != nil {
 		s.serve(s, it.d)
 	} else {
-		s.h(s.ctx, it.d)
+		s.callHandler(it.d)
 	}
+}
+
+// callHandler calls the handler within its time, and says so if it takes longer.
+func (s *Subscription) callHandler(d *Delivery) {
+	if s.timeout <= 0 {
+		s.h(s.ctx, d)
+		return
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, s.timeout)
+	defer cancel()
+	topic := d.Topic
+	late := time.AfterFunc(s.timeout, func() {
+		s.overruns.Add(1)
+		s.c.stats.overruns.Add(1)
+		s.c.opts.Logger.Warn("handler takes too long", "filter", s.filter, "topic", topic, "timeout", s.timeout)
+	})
+	defer late.Stop()
+	s.h(ctx, d)
 }
 
 // stop ends the handler's goroutine as soon as the handler returns. What is still queued is returned.
 func (s *Subscription) stop() []item {
 	s.cancel()
+	if s.freshness != nil {
+		s.freshness.stop()
+	}
 	b := &s.waiting
 	b.mu.Lock()
 	defer b.mu.Unlock()

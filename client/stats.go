@@ -33,18 +33,33 @@ type Stats struct {
 	Unstored       uint64                    // changes of the outbox that could not be written to Options.Dir
 	Held           int                       // messages over their rate that wait for their turn
 	Outbox         int                       // messages waiting to be sent
-	OutboxByClass  map[topic.Class]int       // of them; topics that nobody defined are in none
+	OutboxByClass  map[topic.Class]int       // of them
+	OutboxOther    int                       // of them, those of topics that nobody defined
 	InFlight       int                       // messages sent and not acknowledged
-	Handlers       int
+	Overruns       uint64                    // calls of handlers that took longer than their timeout
+	Handlers       []HandlerStats            // in the order of Subscribe
 	PendingCalls   int
 	RoundTrip      Quantiles // of QoS 1 and 2 acknowledgements
 	OneWay         Quantiles // now minus metadata.timestamp at receipt, of messages that are not retained
+}
+
+// HandlerStats are the figures of one subscription.
+type HandlerStats struct {
+	Filter   string
+	Queued   int    // messages that wait for the handler
+	Handled  uint64 // calls that have returned
+	Dropped  uint64 // messages that its full queue lost
+	Panics   uint64
+	Overruns uint64
+	Busy     time.Duration // spent in the handler, in all
+	Longest  time.Duration // call
 }
 
 // counters are what Stats reports; all may be used concurrently.
 type counters struct {
 	reconnects, sent, received       atomic.Uint64
 	failed, expired, dropped, panics atomic.Uint64
+	overruns                         atomic.Uint64
 	unrecorded, unstored             atomic.Uint64
 	limited, conflated, delayed      atomic.Uint64
 	roundTrip, oneWay                histogram
@@ -80,7 +95,7 @@ func (c *Client) Stats() Stats {
 	n := &c.stats
 	s := Stats{
 		Reconnects: n.reconnects.Load(), Sent: n.sent.Load(), Received: n.received.Load(), Failed: n.failed.Load(),
-		Expired: n.expired.Load(), Dropped: n.dropped.Load(), Panics: n.panics.Load(),
+		Expired: n.expired.Load(), Dropped: n.dropped.Load(), Panics: n.panics.Load(), Overruns: n.overruns.Load(),
 		Unrecorded: n.unrecorded.Load(), Unstored: n.unstored.Load(),
 		RateLimited: n.limited.Load(), Conflated: n.conflated.Load(), Delayed: n.delayed.Load(),
 		RoundTrip: n.roundTrip.quantiles(), OneWay: n.oneWay.quantiles(),
@@ -108,10 +123,14 @@ func (c *Client) Stats() Stats {
 			s.OutboxByClass[class] = k
 		}
 	}
+	s.OutboxOther = c.box.count[undefined]
 	s.InFlight = c.flight.n
 	for _, h := range c.table.handlers {
 		if h.sink == nil {
-			s.Handlers++
+			s.Handlers = append(s.Handlers, HandlerStats{
+				Filter: h.filter, Queued: int(h.backlog.Load()), Handled: h.handled.Load(), Dropped: h.dropped.Load(), Panics: h.panics.Load(),
+				Overruns: h.overruns.Load(), Busy: time.Duration(h.busy.Load()), Longest: time.Duration(h.longest.Load()),
+			})
 		}
 	}
 	return s

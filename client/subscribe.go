@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/lawnberry/lawnberry/internal/packet"
 	"github.com/lawnberry/lawnberry/topic"
@@ -20,12 +21,14 @@ type Handler func(ctx context.Context, d *Delivery)
 type SubscribeOption func(*subscribing)
 
 type subscribing struct {
-	maxQoS  byte
-	noLocal bool
-	invalid bool
-	queue   Queue
-	serve   func(s *Subscription, d *Delivery) // instead of the Handler
-	peek    func(d *Delivery)                  // called by the reader before the message is queued, must not wait
+	maxQoS    byte
+	noLocal   bool
+	invalid   bool
+	queue     Queue
+	timeout   time.Duration
+	freshness *freshness
+	serve     func(s *Subscription, d *Delivery) // instead of the Handler
+	peek      func(d *Delivery)                  // called by the reader before the message is queued, must not wait
 }
 
 // WithMaxQoS bounds the QoS at which the broker sends; 2 by default.
@@ -39,6 +42,12 @@ func WithNoLocal() SubscribeOption { return func(s *subscribing) { s.noLocal = t
 // message of QoS 1 or 2 is never dropped: the broker waits. DropOldest and Latest apply to every QoS.
 func WithQueue(q Queue) SubscribeOption { return func(s *subscribing) { s.queue = q } }
 
+// WithHandlerTimeout bounds each call of the handler: its ctx ends after d. A handler that runs on nevertheless is logged and
+// counted ([HandlerStats].Overruns); nobody can stop it, so what comes after it waits, and so does the acknowledgement of its message.
+func WithHandlerTimeout(d time.Duration) SubscribeOption {
+	return func(s *subscribing) { s.timeout = d }
+}
+
 // WithInvalid also delivers what fails validation, as raw, with Delivery.Invalid set (for debugging).
 func WithInvalid() SubscribeOption { return func(s *subscribing) { s.invalid = true } }
 
@@ -51,10 +60,12 @@ type Subscription struct {
 	h           Handler
 	sink        func(d *Delivery) // instead of h and its queue: called by the reader, must not wait
 	subscribing
-	ctx     context.Context
-	cancel  context.CancelFunc
-	waiting backlog
-	backlog atomic.Int32 // the length of waiting, readable without its lock
+	ctx                                context.Context
+	cancel                             context.CancelFunc
+	waiting                            backlog
+	backlog                            atomic.Int32 // the length of waiting, readable without its lock
+	handled, dropped, panics, overruns atomic.Uint64
+	busy, longest                      atomic.Int64 // nanoseconds
 
 	// Guarded by Client.mu.
 	gone    bool
@@ -91,6 +102,10 @@ func (c *Client) Subscribe(ctx context.Context, filter string, h Handler, opts .
 	held := c.table.add(s)
 	c.handlers++
 	go s.handle()
+	if s.freshness != nil {
+		rel, _ := c.opts.Topics.Relative(s.match)
+		s.freshness.begin(s.match, rel)
+	}
 	if c.link != nil {
 		c.sendSubscribe(c.link, held, s)
 	}

@@ -103,7 +103,7 @@ func (s *Service) condition() condition {
 		Connected: st.Connected, ProtocolVersion: int(st.Version), Reconnects: st.Reconnects,
 		MessagesSent: st.Sent, MessagesReceived: st.Received, MessagesFailed: st.Failed,
 		MessagesExpired: st.Expired, MessagesRejected: rejected(st), MessagesDropped: st.Dropped,
-		Queued: st.Outbox, Handlers: st.Handlers, PendingCalls: st.PendingCalls,
+		Queued: st.Outbox, Handlers: len(st.Handlers), PendingCalls: st.PendingCalls,
 		RoundTripP50: milliseconds(st.RoundTrip.P50), RoundTripP99: milliseconds(st.RoundTrip.P99),
 		OneWayP50: milliseconds(st.OneWay.P50), OneWayP99: milliseconds(st.OneWay.P99),
 	}
