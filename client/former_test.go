@@ -5,6 +5,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -66,6 +67,7 @@ func TestIdentifiersOfFormerProcess(t *testing.T) {
 func TestAnswerForFormerProcess(t *testing.T) {
 	t.Parallel()
 	done := make(chan struct{})
+	end := sync.OnceFunc(func() { close(done) })
 	dial := scripted(t, func(link int, s *script) {
 		s.accept(packet.Connack{SessionPresent: true})
 		for {
@@ -75,7 +77,7 @@ func TestAnswerForFormerProcess(t *testing.T) {
 					s.send(&packet.Ack{Kind: packet.PUBCOMP, ID: p.ID})
 					return
 				}
-				close(done)
+				end()
 				s.send(&packet.Ack{Kind: packet.PUBREC, ID: p.ID})
 			case *packet.Ack:
 				if link > 0 {

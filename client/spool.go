@@ -169,6 +169,9 @@ func (s *spool) forget(p *publication) {
 }
 
 func (s *spool) add(change spooled) {
+	if s.closed {
+		return
+	}
 	s.changes = append(s.changes, change)
 	s.wake()
 }

@@ -3,13 +3,16 @@ package client
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -21,6 +24,7 @@ import (
 	"github.com/lawnberry/lawnberry/internal/faultnet"
 	"github.com/lawnberry/lawnberry/internal/packet"
 	"github.com/lawnberry/lawnberry/internal/store"
+	"github.com/lawnberry/lawnberry/message"
 )
 
 // unacknowledged is the directory of a process that has accepted messages while it was away, has sent the first of them, and has
@@ -28,9 +32,12 @@ import (
 func unacknowledged(t *testing.T, sent int, accept func(c *Client)) (dir string, ids map[string]uint16) {
 	t.Helper()
 	dir, ids = t.TempDir(), make(map[string]uint16)
-	open, done := make(chan struct{}), make(chan struct{})
+	cut, open, done := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	end := sync.OnceFunc(func() { close(done) })
 	dial := scripted(t, func(link int, s *script) {
-		if s.accept(packet.Connack{}) == nil || link == 0 {
+		s.accept(packet.Connack{})
+		if link == 0 {
+			<-cut
 			return
 		}
 		for len(ids) < sent {
@@ -43,7 +50,7 @@ func unacknowledged(t *testing.T, sent int, accept func(c *Client)) (dir string,
 				return
 			}
 		}
-		close(done)
+		end()
 		s.drain()
 	})
 	var links atomic.Int32
@@ -57,6 +64,7 @@ func unacknowledged(t *testing.T, sent int, accept func(c *Client)) (dir string,
 		}
 		return dial(ctx)
 	}}))
+	close(cut)
 	eventually(t, "the connection is lost", func() bool { return !c.Connected() })
 	accept(c)
 	close(open)
@@ -83,6 +91,7 @@ func TestSpoolOrder(t *testing.T) {
 	})
 	var got, want []string
 	done := make(chan struct{})
+	end := sync.OnceFunc(func() { close(done) })
 	dial := scripted(t, func(_ int, s *script) {
 		s.accept(packet.Connack{SessionPresent: true})
 		for len(got) < n {
@@ -106,7 +115,7 @@ func TestSpoolOrder(t *testing.T) {
 				return
 			}
 		}
-		close(done)
+		end()
 		s.drain()
 	})
 	connect(t, Options{ID: "worker", Dir: dir, Dial: dial})
@@ -131,6 +140,7 @@ func TestSpoolLeftOut(t *testing.T) {
 	t.Parallel()
 	dir, ids := unacknowledged(t, 1, func(c *Client) { publish(t, c, "commands/nav", "kept", WithQoS(2), WithRetain(true)) })
 	freed := make(chan struct{})
+	end := sync.OnceFunc(func() { close(freed) })
 	dial := scripted(t, func(_ int, s *script) {
 		ack := packet.Connack{SessionPresent: true}
 		ack.Properties.RetainAvailable = packet.Some[byte](0)
@@ -141,7 +151,7 @@ func TestSpoolLeftOut(t *testing.T) {
 				t.Errorf("%s is sent", p.Payload)
 			case *packet.Ack:
 				if p.Kind == packet.PUBREL && p.ID == ids["kept"] {
-					close(freed)
+					end()
 					s.drain()
 					return
 				}
@@ -167,7 +177,7 @@ func TestCloseKeepsTheSession(t *testing.T) {
 	t.Parallel()
 	for _, dir := range []string{"", t.TempDir()} {
 		goodbye := make(chan *packet.Disconnect, 1)
-		sent := make(chan struct{})
+		sent := make(chan struct{}, 1)
 		dial := scripted(t, func(_ int, s *script) {
 			s.accept(packet.Connack{})
 			for {
@@ -178,7 +188,7 @@ func TestCloseKeepsTheSession(t *testing.T) {
 				p, _ := packet.Decode(first, bytes.Clone(body), s.version)
 				switch p := p.(type) {
 				case *packet.Publish:
-					close(sent)
+					sent <- struct{}{}
 				case *packet.Disconnect:
 					goodbye <- p
 					return
@@ -243,7 +253,8 @@ func TestSpoolMosquitto(t *testing.T) {
 			}
 			name := "commands/nav" + version
 			k := newCollector()
-			subscribe(t, connect(t, Options{URL: "tcp://" + address}), name, k.handle)
+			sub := connect(t, Options{URL: "tcp://" + address})
+			subscribe(t, sub, name, k.handle)
 			const n = 300
 			c := connect(t, o)
 			p.Refuse(true)
@@ -263,7 +274,7 @@ func TestSpoolMosquitto(t *testing.T) {
 				c = connect(t, o)
 			}
 			eventually(t, "all are sent", func() bool { s := c.Stats(); return s.Outbox+s.InFlight == 0 })
-			if got := k.settle(t, c); !slices.Equal(got, want) {
+			if got := k.settle(t, sub); !slices.Equal(got, want) {
 				t.Errorf("%d came, of %d: %q", len(got), len(want), got)
 			}
 		})
@@ -294,7 +305,7 @@ func TestSpoolRecovers(t *testing.T) {
 	publish(t, c, "commands/nav", "before")
 	full.on.Store(true)
 	for _, text := range []string{"lost", "lost too"} {
-		if err := c.Publish(ctx, "commands/nav", raw(text)); !errors.Is(err, ErrNotStored) || !errors.Is(err, syscall.ENOSPC) {
+		if err := c.Publish(ctx, "commands/nav", raw(text)); !errors.Is(err, ErrNotStored) {
 			t.Errorf("%s: %v", text, err)
 		}
 	}
@@ -305,11 +316,12 @@ func TestSpoolRecovers(t *testing.T) {
 	eventually(t, "messages are accepted again", func() bool { return c.Publish(ctx, "commands/nav", raw("after")) == nil })
 	crash(t, c)
 	k := newCollector()
-	subscribe(t, connect(t, Options{URL: b.URL()}), "#", k.handle)
+	sub := connect(t, Options{URL: b.URL()})
+	subscribe(t, sub, "#", k.handle)
 	o.URL, o.fs = b.URL(), nil
 	next := connect(t, o)
 	eventually(t, "all are sent", func() bool { s := next.Stats(); return s.Outbox+s.InFlight == 0 })
-	got := k.settle(t, next)
+	got := k.settle(t, sub)
 	slices.Sort(got)
 	if want := []string{"after", "before", "stop"}; !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
@@ -325,10 +337,15 @@ func TestSpoolDamage(t *testing.T) {
 	o := quick(Options{ID: "worker", Dir: dir})
 	c := away(t, b, o)
 	const n = 500
+	random := rand.New(rand.NewPCG(1, 1)) // bodies that cannot be compressed
 	for i := range n {
-		c.PublishAsync("commands/nav", raw(fmt.Sprintf("%0500d", i)), WithQoS(1))
+		body := fmt.Appendf(nil, "%06d", i)
+		for range 60 {
+			body = binary.NativeEndian.AppendUint64(body, random.Uint64())
+		}
+		c.PublishAsync("commands/nav", message.NewRaw(body), WithQoS(1))
 	}
-	publish(t, c, "commands/nav", fmt.Sprintf("%0500d", n), WithQoS(1))
+	publish(t, c, "commands/nav", "last", WithQoS(1))
 	crash(t, c)
 
 	s, err := store.Open(dir, store.Options{})
@@ -359,7 +376,7 @@ func TestSpoolDamage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.WriteAt(bytes.Repeat([]byte{0xa5}, 100), size/2); err != nil {
+	if _, err := f.WriteAt(bytes.Repeat([]byte{0xa5}, 100), size/3); err != nil {
 		t.Fatal(err)
 	}
 	if err := f.Close(); err != nil {
@@ -367,13 +384,14 @@ func TestSpoolDamage(t *testing.T) {
 	}
 
 	k := newCollector()
-	subscribe(t, connect(t, Options{URL: b.URL()}), "commands/nav", k.handle)
+	sub := connect(t, Options{URL: b.URL()})
+	subscribe(t, sub, "commands/nav", k.handle)
 	o.URL = b.URL()
 	var said func() string
 	o.Logger, said = logged()
 	next := connect(t, o)
 	eventually(t, "all are sent", func() bool { s := next.Stats(); return s.Outbox+s.InFlight == 0 })
-	got := k.settle(t, next)
+	got := k.settle(t, sub)
 	t.Logf("%d of %d messages are left after %s was damaged", len(got), n+1, filepath.Base(largest))
 	if len(got) == 0 || len(got) > n || !slices.IsSorted(got) {
 		t.Errorf("%d messages, sorted %v", len(got), slices.IsSorted(got))
