@@ -33,6 +33,7 @@ type calls struct {
 
 	results sync.Pool // of chan callResult with room for one, empty
 	timers  sync.Pool // of *time.Timer, stopped
+	scratch sync.Pool // of *[]byte
 }
 
 // A call is one of them.
@@ -96,6 +97,7 @@ func (s *calls) end(k *call) {
 func (s *calls) init() {
 	s.pending, s.topics = make(map[string]*call), make(map[string]string)
 	s.results.New = func() any { return make(chan callResult, 1) }
+	s.scratch.New = func() any { return new([]byte) }
 	s.timers.New = func() any {
 		t := time.NewTimer(time.Hour)
 		t.Stop()
@@ -217,6 +219,9 @@ func (c *Client) Call(ctx context.Context, target, command string, parameters, r
 		k.progress = make(chan json.RawMessage, 1)
 		p.user = append(p.user, [2]string{progressKey, "1"})
 	}
+	if x.calling.once {
+		p.qos, p.setQoS = 1, true
+	}
 	name, err := c.topicOf(target)
 	if err == nil {
 		err = c.fill(p, name, &m)
@@ -249,6 +254,9 @@ func (c *Client) Call(ctx context.Context, target, command string, parameters, r
 		defer c.calls.timers.Put(t)
 		defer t.Stop()
 	}
+	if x.calling.unannounced {
+		defer c.askTarget(k)()
+	}
 	r, ended := c.awaitEnd(ctx, k, &x.calling, done, late)
 	if !ended {
 		return fail(ErrClosed)
@@ -276,11 +284,16 @@ func (c *Client) Call(ctx context.Context, target, command string, parameters, r
 func (c *Client) commandMessage(target, command string, parameters any, timeout time.Duration) (message.Message, error) {
 	p := message.Command{Target: target, Command: command, Timeout: timeout.Seconds()}
 	if parameters != nil {
-		raw, err := message.EncodeJSON(parameters)
+		b := c.calls.scratch.Get().(*[]byte)
+		defer c.calls.scratch.Put(b)
+		raw, err := message.AppendJSON((*b)[:0], parameters)
 		if err != nil {
 			return message.Message{}, fmt.Errorf("parameters: %w", err)
 		}
 		p.Parameters = raw
+		if cap(raw) <= maxSpare {
+			*b = raw
+		}
 	}
 	return message.NewCommand(c.id, p)
 }
@@ -367,9 +380,10 @@ func (c *Client) outcome(target, command string, r callResult, result any) error
 		return nil
 	}
 	e := &CommandError{Service: target, Command: command}
-	switch e.Code, _ = r.answer.user(codeKey); e.Code {
-	case "":
-		e.Code = CodeFailed
+	if e.Code, _ = r.answer.user(codeKey); e.Code == "" {
+		e.Code = codeOf(p.Error)
+	}
+	switch e.Code {
 	case CodeTimeout:
 		e.cause = context.DeadlineExceeded
 	case CodeCancelled:

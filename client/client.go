@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/lawnberry/lawnberry/internal/packet"
@@ -24,6 +25,7 @@ type Client struct {
 	propsGzip     []byte   // of a compressed one
 	started       time.Time
 	always        chan struct{} // closed
+	lenience      atomic.Int32  // how often the time for a sign of life is doubled; see watch
 	stats         counters
 	responses     *Subscription
 	responseTopic []byte // of responses

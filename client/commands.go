@@ -29,7 +29,7 @@ type Request struct {
 
 	correlation string // of the envelope
 	replyTo     string // as Publish takes it; "" is nowhere
-	key         string // of requests; "" if the message has no id
+	key         requestID
 	late        string // why it came too late; "" if it did not
 }
 
@@ -39,12 +39,16 @@ type Request struct {
 //
 // accept decides by the payload's target whether a request is for this server; nil takes all. Requests that are
 // retained, past their deadline or repeated (same sender and message_id) are never handed to h; a repeated one gets the
-// stored answer again, as long as it is among the last 1,024. h runs in a goroutine per request, at most
-// Options.Commands at once; more wait, and are not run if their deadline passes or their caller cancels meanwhile. Its ctx
-// ends at the deadline (expires_at, else the payload's timeout after receipt), when the caller cancels, and when the
-// client closes. A panic of h is answered with an error.
+// stored answer again, as long as it is among the last 1,024, or the last 4,096 while its deadline has not passed. h runs in
+// a goroutine per request, at most Options.Commands at once; more wait, and are not run if their deadline passes or their
+// caller cancels meanwhile. Its ctx ends at the deadline (expires_at, else the payload's timeout after receipt; see "Commands
+// and clocks"), when the caller cancels, and when the client closes. A panic of h is answered with an error.
 //
-// A request is acknowledged when h has been started: what a crash interrupts is not run again.
+// A request is acknowledged when h has been started, within two milliseconds: what a crash interrupts is not run again. With
+// Options.Dir a record of it is on the disk before that, and so is its answer soon after it was sent: the next process
+// answers what comes again with it. What a crash has interrupted is answered with the code interrupted, at once if the caller
+// can still wait. When the disk takes no record the command runs all the same, which is counted in Stats.Unrecorded and
+// logged: that a full disk keeps the mower from obeying is worse than that a crash at that time may run a command twice.
 //
 // A request that breaks a rule of the wire format is never handed to h either: it is counted, and answered with an error
 // that names the field and the rule, wherever an answer can go.
@@ -70,6 +74,8 @@ type commandServer struct {
 
 	replicas *Replicas // nil without AsReplica
 	shared   bool      // the subscription is
+
+	repeatable func(command string) bool // nil is never
 }
 
 // peek hears at once of a cancellation, for which take is too late while it waits for a slot. What has not begun by then
@@ -196,7 +202,7 @@ func (s *commandServer) run(r *Request, e *execution) {
 	c := s.c
 	defer func() { <-s.slots }()
 	defer e.ctx.stop()
-	if c.disk != nil && e.key != "" {
+	if c.disk != nil && e.key.id != "" && (s.repeatable == nil || !s.repeatable(r.Command)) {
 		c.recordBegin(r, e)
 	}
 	c.handled(r.Delivery.in)
@@ -214,9 +220,9 @@ func (s *commandServer) run(r *Request, e *execution) {
 	quiet()
 	if ended := ctx.Err(); ended != nil && errors.Is(err, ended) {
 		if errors.Is(ended, context.DeadlineExceeded) {
-			err = &CommandError{Code: CodeTimeout, Message: "the deadline passed while it ran: outcome unknown"}
+			err = errRanOut
 		} else {
-			err = &CommandError{Code: CodeCancelled, Message: "cancelled while it ran: outcome unknown"}
+			err = errStopped
 		}
 	}
 	answer := c.answerRequest(r, result, err, time.Since(begin))
@@ -261,7 +267,7 @@ func (s *commandServer) parse(d *Delivery) (*Request, error) {
 			return r, fmt.Errorf("message_type is %q, not command", m.Metadata.Type)
 		}
 		r.Sender, r.correlation = m.Metadata.Sender, m.Metadata.CorrelationID
-		r.key = r.Sender + "\x00" + m.Metadata.ID
+		r.key = requestID{r.Sender, m.Metadata.ID}
 		var err error
 		if p, err = message.Payload[message.Command](*m); err != nil {
 			return r, err
@@ -369,19 +375,26 @@ func (a *reply) send(c *Client) error {
 	return err
 }
 
+// A requestID is what a request is known by.
+type requestID struct {
+	sender string
+	id     string // of its message; "" if it has none
+}
+
 // requests remembers what was executed, so that nothing is executed twice.
 type requests struct {
 	mu      sync.Mutex
-	seen    map[string]*execution
+	seen    map[requestID]*execution
 	order   []*execution // of seen, oldest first
 	seq     uint64       // of the latest record on disk
-	evicted []string     // keys that are on disk and not in seen any more
+	evicted []requestID  // keys that are on disk and not in seen any more
 	failing atomic.Bool  // the disk takes no records
 }
 
 // An execution is a request that was begun. requests.mu guards it.
 type execution struct {
-	key, sender, correlation string
+	key         requestID // of its Request
+	correlation string
 
 	ctx      deadlineContext // of the handler
 	done     bool
@@ -391,18 +404,18 @@ type execution struct {
 	record   *requestRecord // on disk, else nil
 }
 
-func (q *requests) init() { q.seen = make(map[string]*execution) }
+func (q *requests) init() { q.seen = make(map[requestID]*execution) }
 
 // begin registers r; first is false if it has begun before.
 func (q *requests) begin(life context.Context, r *Request) (e *execution, first bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if e := q.seen[r.key]; e != nil && r.key != "" {
+	if e := q.seen[r.key]; e != nil && r.key.id != "" {
 		return e, false
 	}
-	e = &execution{key: r.key, sender: r.Sender, correlation: r.correlation, deadline: r.Deadline}
+	e = &execution{key: r.key, correlation: r.correlation, deadline: r.Deadline}
 	e.ctx.begin(life, r.Deadline)
-	if r.key == "" {
+	if r.key.id == "" {
 		return e, true
 	}
 	q.evict()
@@ -463,7 +476,7 @@ func (q *requests) cancel(sender, correlation string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for i := len(q.order) - 1; i >= 0; i-- {
-		if e := q.order[i]; e.sender == sender && e.correlation == correlation && !e.done {
+		if e := q.order[i]; e.key.sender == sender && e.correlation == correlation && !e.done {
 			e.ctx.stop()
 		}
 	}

@@ -31,6 +31,19 @@
 // the user property will (this client's do, over MQTT 5), and status messages on system/services/+/status, so that the
 // Wills of others and of MQTT 3.1.1 are heard too. Past its expires_at every message is rejected.
 //
+// # Commands and clocks
+//
+// A request's expires_at is a time of its sender's clock. [Client.ServeCommands] never begins past it as long as the two clocks
+// agree, which they do when the timestamp is within the age limit of ours. A request is never given more time than its sender gave
+// it (expires_at minus timestamp, counted from its receipt), nor more than the remaining Message Expiry. When the clocks disagree by
+// more than the age limit, as with a clock that has lost a year, these two alone hold, and where Message Expiry has begun to
+// run down, a second less than it says. It counts whole seconds, so that then a request which waited for less than one
+// may begin up to a second late. Without Message Expiry (MQTT 3.1.1 at either end) a request that seems older than the age limit is
+// not run, nor one from the future that a session resumed in the last 10 s may have kept: nothing tells it from a dead one. Its
+// sender is told that the clocks disagree. The answer to a call that waits is taken whatever its timestamp says.
+//
+// With clocks that are wrong by less than the age limit the one that says "too late" is believed.
+//
 // # Overlapping filters
 //
 // Over MQTT 5 every filter has a subscription identifier, so that each copy a broker sends is known to belong to one

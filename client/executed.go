@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/lawnberry/lawnberry/internal/store"
@@ -28,10 +29,33 @@ const (
 	maxLiveRequests = 4096
 )
 
-// errInterrupted answers a request that was running when this process, or the machine, went down.
-var errInterrupted = &CommandError{Code: CodeInterrupted, Message: "interrupted by a restart: outcome unknown"}
+// What a target answers that cannot know how far its handler came. Without codes, over MQTT 3.1.1, they are known by their words.
+var (
+	errRanOut  = &CommandError{Code: CodeTimeout, Message: "the deadline passed while it ran: outcome unknown"}
+	errStopped = &CommandError{Code: CodeCancelled, Message: "cancelled while it ran: outcome unknown"}
+	// errInterrupted is of a request that was running when this process, or the machine, went down.
+	errInterrupted = &CommandError{Code: CodeInterrupted, Message: "interrupted by a restart: outcome unknown"}
+)
 
-// A requestRecord is the value stored for a request; the key is requestKey and Request.key.
+// codeOf returns the code of an error that came without one.
+func codeOf(text *string) string {
+	if text != nil {
+		for _, e := range []*CommandError{errRanOut, errStopped, errInterrupted} {
+			if *text == e.Message {
+				return e.Code
+			}
+		}
+	}
+	return CodeFailed
+}
+
+// WithRepeatable names the commands that a crash may run twice, such as those that only tell something: they need not
+// wait for the disk, and leave no record on it. f must not wait.
+func WithRepeatable(f func(command string) bool) ServeOption {
+	return func(s *commandServer) { s.repeatable = f }
+}
+
+// A requestRecord is the value stored for a request; see diskKey for the key.
 type requestRecord struct {
 	Seq         uint64          `json:"seq"` // in the order of their begin
 	Command     string          `json:"command"`
@@ -44,7 +68,7 @@ type requestRecord struct {
 	Answer      json.RawMessage `json:"answer,omitempty"` // the envelope; none when nobody waits for one
 }
 
-func (r *requestRecord) set(b *store.Batch, key string) error {
+func (r *requestRecord) set(b *store.Batch, key requestID) error {
 	value, err := json.Marshal(r)
 	if err != nil {
 		return err
@@ -53,7 +77,15 @@ func (r *requestRecord) set(b *store.Batch, key string) error {
 	return nil
 }
 
-func diskKey(key string) []byte { return append([]byte{requestKey}, key...) }
+// diskKey is requestKey, the sender, a zero byte, and the id.
+func diskKey(key requestID) []byte {
+	return append(append(append([]byte{requestKey}, key.sender...), 0), key.id...)
+}
+
+func fromDiskKey(key []byte) requestID {
+	sender, id, _ := strings.Cut(string(key[1:]), "\x00")
+	return requestID{sender, id}
+}
 
 // recordBegin makes the record of a request durable.
 func (c *Client) recordBegin(r *Request, e *execution) {
@@ -89,7 +121,7 @@ func (c *Client) recordEnd(e *execution, a *reply) {
 }
 
 // record stores e's record and deletes those that were evicted.
-func (c *Client) record(e *execution, evicted []string) error {
+func (c *Client) record(e *execution, evicted []requestID) error {
 	var b store.Batch
 	err := e.record.set(&b, e.key)
 	for _, key := range evicted {
@@ -112,18 +144,18 @@ func (c *Client) record(e *execution, evicted []string) error {
 // loadRequests reads the table from the disk. Requests that a crash has interrupted are answered if anybody can still wait.
 func (c *Client) loadRequests() error {
 	type found struct {
-		key string
+		key requestID
 		rec requestRecord
 	}
 	var all []found
 	var b store.Batch
 	err := c.disk.Scan([]byte{requestKey}, func(key, value []byte) error {
-		f := found{key: string(key[1:])}
-		if json.Unmarshal(value, &f.rec) != nil {
+		f := found{key: fromDiskKey(key)}
+		if err := json.Unmarshal(value, &f.rec); err == nil {
+			all = append(all, f)
+		} else { // of another version, perhaps
 			b.Delete(key)
-			return nil
 		}
-		all = append(all, f)
 		return nil
 	})
 	if err != nil {
@@ -160,9 +192,9 @@ func (c *Client) loadRequests() error {
 
 // interrupted makes the answer to a request that a crash has interrupted, and puts it into the outbox if its caller may
 // still wait.
-func (c *Client) interrupted(key string, e *execution, live bool) *reply {
+func (c *Client) interrupted(key requestID, e *execution, live bool) *reply {
 	rec := e.record
-	c.opts.Logger.Warn("command interrupted by a restart: outcome unknown", "command", rec.Command, "request", printable(key))
+	c.opts.Logger.Warn("command interrupted by a restart: outcome unknown", "command", rec.Command, "request", printable(key.id))
 	rec.Done = true
 	if rec.Topic == "" {
 		return nil

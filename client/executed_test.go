@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -68,15 +69,46 @@ func TestRepeatedAfterRestart(t *testing.T) {
 	}
 }
 
+// Repeatable commands leave no record, and are known while the process lives.
+func TestRepeatableCommands(t *testing.T) {
+	t.Parallel()
+	b := startBroker(t)
+	server := connect(t, Options{URL: b.URL(), ID: "nav", Dir: t.TempDir()})
+	var ran atomic.Int32
+	_, err := server.ServeCommands(testContext(t), "nav", nil, func(context.Context, *Request) (any, error) {
+		ran.Add(1)
+		return nil, nil
+	}, WithRepeatable(func(command string) bool { return command == "echo" }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := connect(t, Options{URL: b.URL(), ID: "py"})
+	k := newCollector()
+	subscribe(t, other, "responses/py", k.handle)
+	m := commandTo(t, "nav", "echo", "c1")
+	for i := range 2 {
+		send(t, other, m)
+		k.wait(t, i+1)
+	}
+	if keys, _ := keysOn(t, server); len(keys) != 0 || ran.Load() != 1 {
+		t.Errorf("%d ran, %d on the disk", ran.Load(), len(keys))
+	}
+	send(t, other, commandTo(t, "nav", "drive", "c2"))
+	k.wait(t, 3)
+	if keys, _ := keysOn(t, server); len(keys) != 1 {
+		t.Errorf("%d on the disk", len(keys))
+	}
+}
+
 // begunRecord stores what a process leaves that is killed while a request runs.
-func begunRecord(t *testing.T, dir, key string, rec requestRecord) {
+func begunRecord(t *testing.T, dir, id string, rec requestRecord) {
 	t.Helper()
 	s, err := store.Open(dir, store.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	var b store.Batch
-	if err := rec.set(&b, key); err != nil {
+	if err := rec.set(&b, requestID{"py", id}); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Commit(&b); err != nil {
@@ -97,8 +129,8 @@ func TestInterruptedRequest(t *testing.T) {
 	k := newCollector()
 	subscribe(t, other, "responses/py", k.handle)
 	m := commandTo(t, "nav", "echo", "c")
-	begunRecord(t, dir, "py\x00"+m.Metadata.ID, requestRecord{Seq: 7, Command: "echo", Deadline: time.Now().Add(time.Minute), Topic: "responses/py", Correlation: "c", Data: []byte("d")})
-	begunRecord(t, dir, "py\x00old", requestRecord{Seq: 3, Command: "echo", Deadline: time.Now().Add(-time.Minute), Topic: "responses/py", Correlation: "nobody waits"})
+	begunRecord(t, dir, m.Metadata.ID, requestRecord{Seq: 7, Command: "echo", Deadline: time.Now().Add(time.Minute), Topic: "responses/py", Correlation: "c", Data: []byte("d")})
+	begunRecord(t, dir, "old", requestRecord{Seq: 3, Command: "echo", Deadline: time.Now().Add(-time.Minute), Topic: "responses/py", Correlation: "nobody waits"})
 
 	server := connect(t, Options{URL: b.URL(), ID: "nav", Dir: dir})
 	ran, _ := serve(t, server, "nav")
@@ -178,7 +210,7 @@ func TestTableIsBounded(t *testing.T) {
 	c := connect(t, Options{URL: b.URL(), ID: "nav", Dir: dir})
 	now := time.Now()
 	run := func(c *Client, i int, deadline time.Time) {
-		r := &Request{Sender: "py", key: fmt.Sprint(i), Deadline: deadline, replyTo: "responses/py", Delivery: &Delivery{}}
+		r := &Request{Sender: "py", key: requestID{"py", fmt.Sprint(i)}, Deadline: deadline, replyTo: "responses/py", Delivery: &Delivery{}}
 		e, first := c.requests.begin(context.Background(), r)
 		if !first {
 			t.Fatalf("%d has begun before", i)
@@ -226,7 +258,7 @@ func TestTableIsBounded(t *testing.T) {
 	if len(keys) != maxRequests || len(c.requests.seen) != maxRequests || c.requests.seq < uint64(n) {
 		t.Errorf("after a restart: %d on disk, %d in memory, number %d of %d", len(keys), len(c.requests.seen), c.requests.seq, n)
 	}
-	if e := c.requests.seen[fmt.Sprint(n-1)]; e == nil {
+	if e := c.requests.seen[requestID{"py", fmt.Sprint(n - 1)}]; e == nil {
 		t.Error("the latest is forgotten")
 	}
 }

@@ -15,13 +15,15 @@ const (
 	highWater = 64 << 10
 	// maxSpare is the largest write buffer that is kept for reuse.
 	maxSpare = 256 << 10
-	// lateness is how long an acknowledgement may wait for company, and lateSize how many bytes of them.
+	// lateness is how long an acknowledgement waits for company, or twice that, and lateSize how many bytes of them do.
 	lateness = time.Millisecond
 	lateSize = 24
 	// slowLink is the rate, in bytes a second, below which a link that is written to counts as dead.
 	slowLink = 8 << 10
 	// maxPatience bounds how much longer a link that is written to may be silent.
 	maxPatience = 30 * time.Second
+	// maxLenience is how often the time for an answer is doubled.
+	maxLenience = 4
 )
 
 // A link is one connection to the broker, after its CONNACK.
@@ -43,6 +45,8 @@ type link struct {
 	writing    bool        // somebody is at it
 	urgent     bool        // out holds what is to be written soon
 	due        bool        // delay runs
+	writes     uint64      // how often something was written
+	seen       uint64      // what writes was when delay began
 	rests      sync.Cond   // writing has ended
 	delay      *time.Timer // of what is written late
 	quota      int         // QoS 1 and 2 that may be sent before another is acknowledged [MQTT-4.9.0-2]
@@ -66,9 +70,11 @@ type link struct {
 
 	keepAlive time.Duration
 	roundTrip time.Duration // of CONNECT and CONNACK, then of what watch asks; of watch
-	heard     atomic.Bool   // since watch last looked
+	heard     atomic.Bool   // anything, since watch last looked
+	answered  atomic.Bool   // by something that shows that the broker hears us, since watch last looked
+	sent      atomic.Int64  // bytes
 	spoke     atomic.Bool   // since watch last looked
-	unheard   atomic.Int64  // bytes written since something was heard
+	unheard   atomic.Int64  // bytes written since an answer
 }
 
 // written is a publication of QoS 0 in a write buffer, and the offset of its end.
@@ -109,22 +115,30 @@ func (c *Client) pushLate(l *link) {
 	}
 }
 
-// writeSoon has what is there written within lateness. Client.mu is held.
+// writeSoon has what is there written within twice lateness. Client.mu is held.
 func (c *Client) writeSoon(l *link) {
-	switch {
-	case l.due:
+	if l.due {
 		return
-	case l.delay == nil:
-		l.delay = time.AfterFunc(lateness, func() {
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			l.due = false
-			c.writeNow(l)
-		})
-	default:
+	}
+	l.due, l.seen = true, l.writes
+	if l.delay == nil {
+		l.delay = time.AfterFunc(lateness, func() { c.writeLate(l) })
+	} else {
 		l.delay.Reset(lateness)
 	}
-	l.due = true
+}
+
+// writeLate writes what is there, unless that is newer than the last write and so may wait a little more.
+func (c *Client) writeLate(l *link) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l.due = false
+	switch {
+	case l.writes == l.seen:
+		c.writeNow(l)
+	case len(l.out) > 0:
+		c.writeSoon(l)
+	}
 }
 
 func (l *link) wakeWriter() {
@@ -152,20 +166,28 @@ func (c *Client) fail(l *link, err error) {
 	l.close()
 }
 
-// watch keeps the connection alive and notices when it is dead [MQTT-3.1.2-20]. It looks every quarter of Probe: a
-// PINGREQ after four silent quarters, the end after eleven, but not before the answer has had twice the time that the
-// latest answers took.
+// watch keeps the connection alive and notices when it is dead [MQTT-3.1.2-20]. It looks every quarter of Probe: a PINGREQ after
+// four quarters without an answer, the end after ten. Only what shows that the broker hears us counts as an answer, so
+// that a link which is dead in that direction alone is noticed too.
+//
+// An answer may be late because of what is on its way before it:
+//   - what we have sent: while the other side's kernel still takes it in, or for a second per 8 KiB where that cannot be told;
+//   - a long way: it has twice the time that the latest answers took;
+//   - what we are sent. That cannot be told from a link that is dead one way, so such a link is given up, and the next one has
+//     twice as long, until there is an answer in time.
 func (c *Client) watch(l *link) {
 	defer l.loops.Done()
-	const probeAt, deadAt = 4, 11
+	const probeAt, deadAt = 4, 10
 	tick := c.opts.Probe / 4
 	if l.keepAlive > 0 {
 		tick = min(tick, l.keepAlive/4)
 	}
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
-	silent, quiet := 0, 0 // ticks without a byte received, sent
-	var asked time.Time   // when the latest PINGREQ was, while it is not answered
+	silent, quiet := 0, 0     // ticks without an answer, without anything sent
+	var asked time.Time       // when the latest PINGREQ was, while it is not answered
+	var flowing, progress int // ticks of silent in which something was received, in which our bytes were taken in
+	taken := int64(-1)        // bytes of ours that the other side's kernel has taken in
 	for {
 		select {
 		case <-l.down:
@@ -173,23 +195,41 @@ func (c *Client) watch(l *link) {
 		case <-ticker.C:
 		}
 		silent, quiet = silent+1, quiet+1
-		heard := l.heard.Swap(false)
-		if heard {
-			silent = 0
+		if l.heard.Swap(false) {
+			flowing++
+		}
+		if l.answered.Swap(false) {
+			if silent <= deadAt {
+				c.lenience.Store(0)
+			}
+			silent, flowing, progress = 0, 0, 0
 			l.unheard.Store(0)
+			if !asked.IsZero() { // at the latest
+				l.roundTrip = max(time.Since(asked), l.roundTrip*3/4)
+				asked = time.Time{}
+			}
 		}
 		if l.spoke.Swap(false) {
 			quiet = 0
 		}
-		if heard && !asked.IsZero() { // at the latest
-			l.roundTrip = max(time.Since(asked), l.roundTrip*3/4)
-			asked = time.Time{}
-		}
 		patience := min(time.Duration(l.unheard.Load())*time.Second/slowLink, maxPatience)
+		if queued, ok := unsent(l.conn); ok {
+			if now := l.sent.Load() - int64(queued); now != taken {
+				if queued > 0 && taken >= 0 {
+					progress++
+				}
+				taken = now
+			}
+			patience = min(time.Duration(progress)*tick, maxPatience)
+		}
 		if far := 2*l.roundTrip - (deadAt-probeAt)*tick; far > 0 {
 			patience += far
 		}
+		patience += ((deadAt - probeAt) * tick) * time.Duration(1<<c.lenience.Load()-1)
 		if silent >= deadAt+int(patience/tick) {
+			if flowing > (silent-probeAt)/2 {
+				c.lenience.Store(min(c.lenience.Load()+1, maxLenience))
+			}
 			c.fail(l, errSilent)
 			return
 		}

@@ -24,8 +24,14 @@ const (
 type CallOption func(*calling)
 
 type calling struct {
-	progress func(value json.RawMessage)
+	progress    func(value json.RawMessage)
+	unannounced bool
+	once        bool // QoS 1
 }
+
+// AtLeastOnce sends the request at QoS 1, not 2. Some brokers, such as Mosquitto, can say at QoS 1 alone that nobody serves the
+// target. Our targets run it once all the same.
+func AtLeastOnce() CallOption { return func(o *calling) { o.once = true } }
 
 // WithProgress has f called with what the target's handler reports about its progress, over MQTT 5. The calls come one after
 // the other, in order, from the goroutine of Call and before it returns, so f must not take long. Of values that come faster than

@@ -29,6 +29,9 @@ func (c *Client) read(l *link) {
 		l.reading.Store(err == nil)
 		if err == nil {
 			l.heard.Store(true)
+			if packet.Type(first>>4) != packet.PUBLISH {
+				l.answered.Store(true)
+			}
 			err = r.take(first, body)
 		}
 		if err != nil {

@@ -347,9 +347,13 @@ func (c *Config) ServiceOptions(id string) (service.Options, error) {
 	}
 	o.ID, o.Dir = "", c.clientDir(id)
 	d := c.ServiceDefinitions[id]
+	beat, timeout := c.Services.HeartbeatInterval, c.Services.HeartbeatTimeout
+	if std := Default().Services; beat == std.HeartbeatInterval && timeout == std.HeartbeatTimeout {
+		beat, timeout = 0, 0 // as the class of the service wants it
+	}
 	return service.Options{
 		ID: id, Type: d.ServiceType, Dependencies: append([]string(nil), d.Dependencies...), Client: o,
 		DependencyTimeout: c.Services.DependencyTimeout,
-		Heartbeat:         c.Services.HeartbeatInterval, HeartbeatTimeout: c.Services.HeartbeatTimeout,
+		Heartbeat:         beat, HeartbeatTimeout: timeout,
 	}, nil
 }

@@ -37,7 +37,8 @@ func (s *Service) status(v verdict, res message.Resources) (message.Message, err
 		StartTime: message.Seconds(s.started), LastHeartbeat: message.Seconds(now),
 		State: v.state, Uptime: up,
 		Dependencies: s.o.Dependencies, Endpoints: s.o.Endpoints, Metadata: s.metadata, Reason: v.reason,
-		Host: s.host, PID: os.Getpid(), Shares: s.shares.Load(),
+		Host: s.host, PID: os.Getpid(),
+		Heartbeat: s.o.Heartbeat.Seconds(), Lease: s.o.HeartbeatTimeout.Seconds(), Shares: s.shares.Load(),
 	}
 	if d.Endpoints == nil {
 		d.Endpoints = map[string]string{}
@@ -141,12 +142,18 @@ func (s *Service) beat() {
 	defer check.Stop()
 	check.Stop()
 	var last time.Time // of the last announcement that others asked for
+	var told time.Time // when the last heartbeat was retained
 	for {
 		var first chan struct{}
 		select {
 		case <-s.ctx.Done():
 			return
 		case <-tick.C:
+			if time.Since(told) < standardHeartbeat-s.o.Heartbeat/2 {
+				s.askHealth(false)
+				s.pulse()
+				continue
+			}
 		case <-s.nudge:
 			if !s.pause(nudgeGap - time.Since(last)) {
 				return
@@ -161,6 +168,7 @@ func (s *Service) beat() {
 				continue
 			}
 		}
+		told = time.Now()
 		s.askHealth(first != nil)
 		if first != nil {
 			close(first)
@@ -198,11 +206,27 @@ func (s *Service) heartbeat() {
 	}
 }
 
+// pulse is a heartbeat between those that are retained, for a lease that is short. It passes by what else the service has to say,
+// and costs the broker's disk nothing.
+func (s *Service) pulse() {
+	s.mu.Lock()
+	ok := s.announced != "" && s.phase != stopped && s.ousted == nil && s.client.Connected()
+	m, err := s.status(verdict{s.state, s.reason}, s.usage.known())
+	s.mu.Unlock()
+	if ok && err == nil {
+		s.client.PublishAsync(s.statusTopic(), m, client.WithQoS(0), client.WithRetain(false), client.Volatile(), client.Unlimited(),
+			client.WithExpiry(s.o.HeartbeatTimeout))
+	}
+}
+
 func (s *Service) isSettled() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.settled
 }
+
+// firstHealthTime is what the first answer of Options.Health may take, however short the heartbeat is.
+const firstHealthTime = time.Second
 
 // firstHealth asks Options.Health for the first time.
 func (s *Service) firstHealth(ctx context.Context) error {
@@ -210,7 +234,7 @@ func (s *Service) firstHealth(ctx context.Context) error {
 		return nil
 	}
 	answered := make(chan struct{})
-	hung := time.NewTimer(s.o.Heartbeat)
+	hung := time.NewTimer(max(s.o.Heartbeat, firstHealthTime))
 	defer hung.Stop()
 	request := s.first
 	for {
@@ -220,7 +244,7 @@ func (s *Service) firstHealth(ctx context.Context) error {
 		case <-answered:
 			return nil
 		case <-hung.C:
-			return fmt.Errorf("its health function did not return within %s", readable(s.o.Heartbeat))
+			return fmt.Errorf("its health function did not return within %s", readable(max(s.o.Heartbeat, firstHealthTime)))
 		case <-s.done:
 			return errStopping
 		case <-ctx.Done():
@@ -319,6 +343,9 @@ func (s *Service) onOwnStatus(d *client.Delivery) {
 			s.emitChangeLocked(s.o.ID, Offline, s.state)
 		}
 		return
+	}
+	if ok && !d.Retained && rep.state != Offline && rep.pid == os.Getpid() && rep.host == s.host {
+		return // a pulse, or an announcement that another follows
 	}
 	if ok && rep.state == Offline {
 		s.missed = true

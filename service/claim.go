@@ -139,7 +139,7 @@ func (s *Service) answers(ctx context.Context, c *client.Client, gone <-chan str
 		}
 	}()
 	var p pong
-	err := c.Call(ctx, s.o.ID, "ping", nil, &p)
+	err := c.Call(ctx, s.o.ID, "ping", nil, &p, client.AtLeastOnce())
 	var said *client.CommandError
 	switch {
 	case err == nil:

@@ -29,6 +29,9 @@ func (s *Service) Call(ctx context.Context, target, command string, parameters, 
 		}
 		return &client.CommandError{Service: target, Command: command, Code: client.CodeOffline, Message: text}
 	}
+	if !s.registry.announced(target) {
+		opts = append(opts[:len(opts):len(opts)], client.Unannounced())
+	}
 	return s.client.Call(ctx, target, command, parameters, result, opts...)
 }
 

@@ -22,6 +22,7 @@ type Command struct {
 	Description string          `json:"description,omitempty"`
 	Parameters  json.RawMessage `json:"parameters,omitempty"` // JSON Schema; none when it did not fit
 	Result      json.RawMessage `json:"result,omitempty"`     // JSON Schema; none when it did not fit
+	Repeatable  bool            `json:"repeatable,omitempty"` // it may run twice, so it may be sent again when its outcome is unknown
 }
 
 // Commands are descriptions of a service's commands as they are published, retained, on system/services/{id}/commands: an
@@ -81,6 +82,10 @@ type HandleOption func(*Command)
 
 // Description says what a command does, in a sentence for people.
 func Description(text string) HandleOption { return func(c *Command) { c.Description = text } }
+
+// Repeatable says that a command may run twice, as one that only tells something. Its caller may send it again when its outcome is
+// unknown. With client.Options.Dir it leaves no record on the disk, for which others wait before they begin.
+func Repeatable() HandleOption { return func(c *Command) { c.Repeatable = true } }
 
 // describe makes the description of a command whose parameters are a P and whose result is an R.
 func describe[P, R any](command string, opts []HandleOption) Command {

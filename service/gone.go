@@ -46,3 +46,18 @@ func (r *registry) gone(target string) bool {
 	}
 	return known
 }
+
+// announced reports whether there is a service of that id or type.
+func (r *registry) announced(target string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.services[target] != nil {
+		return true
+	}
+	for _, e := range r.services {
+		if e.info.Type == target {
+			return true
+		}
+	}
+	return false
+}

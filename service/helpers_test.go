@@ -22,6 +22,9 @@ import (
 // victimURL tells a process of this test binary to be the service that is killed.
 const victimURL = "LAWNBERRY_TEST_VICTIM_URL"
 
+// victimLease is its lease; none is the usual one.
+const victimLease = "LAWNBERRY_TEST_VICTIM_LEASE"
+
 func TestMain(m *testing.M) {
 	if url := os.Getenv(victimURL); url != "" {
 		victim(url)
@@ -32,7 +35,10 @@ func TestMain(m *testing.M) {
 
 // victim is a healthy service that lasts until it is killed.
 func victim(url string) {
-	_, err := service.Start(context.Background(), service.Options{ID: "victim", Client: client.Options{URL: url}})
+	lease, _ := time.ParseDuration(os.Getenv(victimLease))
+	_, err := service.Start(context.Background(), service.Options{
+		ID: "victim", Client: client.Options{URL: url}, Heartbeat: lease / 4, HeartbeatTimeout: lease,
+	})
 	if err != nil {
 		panic(err)
 	}

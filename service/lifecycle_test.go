@@ -59,7 +59,7 @@ func TestAnnouncement(t *testing.T) {
 			}
 		}
 		details := payload["details"].(map[string]any)
-		if keys := slices.Sorted(maps.Keys(details)); !slices.Equal(keys, []string{"dependencies", "endpoints", "host", "last_heartbeat",
+		if keys := slices.Sorted(maps.Keys(details)); !slices.Equal(keys, []string{"dependencies", "endpoints", "heartbeat_interval", "heartbeat_timeout", "host", "last_heartbeat",
 			"metadata", "pid", "service_id", "service_type", "shares_commands", "start_time", "state", "uptime", "version"}) {
 			t.Errorf("keys of the details: %v", keys)
 		}

@@ -191,7 +191,7 @@ func TestHungServiceGoesSilent(t *testing.T) {
 	hung, release := make(chan struct{}), make(chan struct{})
 	line := &cord{b: b}
 	svc := start(t, b, service.Options{
-		ID: "a", Heartbeat: 20 * time.Millisecond, Client: client.Options{Dial: line.dial, ReconnectDelay: time.Millisecond},
+		ID: "a", Heartbeat: 20 * time.Millisecond, HeartbeatTimeout: 300 * time.Millisecond, Client: client.Options{Dial: line.dial, ReconnectDelay: time.Millisecond},
 		Health: func(ctx context.Context) (service.State, string) {
 			if hang.CompareAndSwap(true, false) {
 				close(hung)
@@ -200,7 +200,7 @@ func TestHungServiceGoesSilent(t *testing.T) {
 			return service.Healthy, ""
 		},
 	})
-	other := start(t, b, service.Options{ID: "other", HeartbeatTimeout: 300 * time.Millisecond, Heartbeat: 50 * time.Millisecond})
+	other := start(t, b, service.Options{ID: "other", Heartbeat: 50 * time.Millisecond})
 	awaitState(t, other, "a", service.Healthy)
 	hang.Store(true)
 	<-hung
@@ -272,10 +272,10 @@ func TestHealthHangsAtStart(t *testing.T) {
 	b := newBroker(t)
 	_, err := tryStart(t, b, service.Options{ID: "a", Heartbeat: 50 * time.Millisecond, Health: func(ctx context.Context) (service.State, string) {
 		<-ctx.Done()
-		<-time.After(100 * time.Millisecond) // it is late even then
+		<-time.After(1500 * time.Millisecond) // it is late even then
 		return service.Healthy, ""
 	}})
-	if err == nil || !strings.Contains(err.Error(), "health function did not return within 50ms") {
+	if err == nil || !strings.Contains(err.Error(), "health function did not return within 1s") {
 		t.Errorf("%v", err)
 	}
 }

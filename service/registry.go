@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/lawnberry/lawnberry/message"
@@ -43,6 +44,10 @@ const (
 	maxServices = 4096
 	// maxBehind bounds what is kept for a slow observer.
 	maxBehind = 4096
+	// punctual is how late this process may look at what is due, without having missed anything; catchUp is the time that it
+	// needs to take in what has arrived while it did not run.
+	punctual = 10 * time.Millisecond
+	catchUp  = 100 * time.Millisecond
 	// turn is how long each running service waits for the one before it to report a death.
 	turn = time.Second
 )
@@ -52,9 +57,12 @@ type registry struct {
 	self    string
 	timeout time.Duration
 	log     *slog.Logger
-	lost    func(i Info, old State) // reports that a service died; called by run. Set before run
-	linked  func() bool             // whether the broker is connected. Set before run
-	wake    chan struct{}           // tells run that something is due earlier than it knows
+	// supervisor is that this one reports first. Otherwise supervised tells whether there is a supervisor, who does. Set before run
+	supervisor bool
+	supervised atomic.Bool
+	lost       func(i Info, old State) // reports that a service died; called by run. Set before run
+	linked     func() bool             // whether the broker is connected. Set before run
+	wake       chan struct{}           // tells run that something is due earlier than it knows
 
 	mu        sync.Mutex // guards the fields below
 	services  map[string]*entry
@@ -68,12 +76,15 @@ type registry struct {
 // entry is one service of the registry.
 type entry struct {
 	info     Info
-	last     identity  // of its last status, to tell a sign of life from a repetition
-	deadline time.Time // when silence makes it offline; zero for one that is, and for this service itself
-	before   State     // what it was when it went offline
-	owed     time.Time // when to report its death, unless somebody else does; zero is never
-	reported bool      // somebody has reported its death
-	shares   bool      // it has the commands to its type through a shared subscription
+	last     identity      // of its last status, to tell a sign of life from a repetition
+	lease    time.Duration // how long it may be silent
+	late     bool          // deadline was put off, because this process did not run when it was due
+	deadline time.Time     // when silence makes it offline; zero for one that is, and for this service itself
+	before   State         // what it was when it went offline
+	owed     time.Time     // when to report its death, unless somebody else does; zero is never
+	reported bool          // somebody has reported its death
+	byItself bool          // it is offline because it said so
+	shares   bool          // it has the commands to its type through a shared subscription
 }
 
 func newRegistry(self string, timeout time.Duration, log *slog.Logger) *registry {
@@ -105,21 +116,29 @@ func (r *registry) apply(id string, rep report, received time.Time) {
 		return
 	}
 	e.last = rep.identity
-	old := e.info.State
+	old, reason := e.info.State, e.info.Reason
 	rep.merge(&e.info)
+	if old == e.info.State && reason != e.info.Reason {
+		r.wakeWaiting()
+	}
 	e.shares = rep.shares
 	if e.info.State != Offline {
 		e.info.LastSeen = received
 		wasSilent := e.deadline.IsZero()
-		e.deadline = received.Add(r.timeout)
+		e.lease = r.timeout
+		if rep.lease > 0 {
+			e.lease = rep.lease
+		}
+		sooner := received.Add(e.lease).Before(e.deadline) || r.next.IsZero()
+		e.deadline, e.late = received.Add(e.lease), false
 		e.reported, e.owed = false, time.Time{}
-		if wasSilent {
+		if wasSilent || sooner {
 			r.rouse()
 		}
 		r.stateChanged(e, old)
 		return
 	}
-	e.deadline = time.Time{}
+	e.deadline, e.byItself = time.Time{}, rep.byItself()
 	switch {
 	case old == Offline:
 	case old == "": // it was so before we came
@@ -142,8 +161,11 @@ func (r *registry) goneLocked(e *entry, old State, byItself bool) {
 		return
 	}
 	rank := 0
+	if r.supervised.Load() {
+		rank = 1
+	}
 	for id, other := range r.services {
-		if other != e && id != r.self && other.info.State.running() && (id < r.self || !r.seen) {
+		if !r.supervisor && other != e && id != r.self && other.info.State.running() && (id < r.self || !r.seen) {
 			rank++
 		}
 	}
@@ -204,6 +226,11 @@ func (r *registry) stateChanged(e *entry, old State) {
 	for o := range r.observers {
 		o.add(change{e.info.clone(), old})
 	}
+	r.wakeWaiting()
+}
+
+// wakeWaiting wakes those who wait for a change of any state, or of the reason for it. r.mu is held.
+func (r *registry) wakeWaiting() {
 	close(r.changed)
 	r.changed = make(chan struct{})
 }
@@ -240,20 +267,26 @@ func (r *registry) run(ctx context.Context) {
 
 // due handles everything due at now: it returns the deaths to report and when to look again (zero is not by itself).
 //
-// When it is called much later than planned this process did not run (stopped, or starved of processor time) and could not
-// hear anyone: then nobody is declared silent, and everyone has the whole timeout again.
+// When it is called later than planned this process did not run (stopped, or starved of processor time) and could not hear
+// anyone: what has arrived meanwhile is taken in first, and when it was much later everyone has the whole lease again.
 func (r *registry) due(now time.Time) (deaths []change, next time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	deaf := !r.next.IsZero() && now.Sub(r.next) > r.timeout/4
+	var late time.Duration
+	if !r.next.IsZero() {
+		late = now.Sub(r.next)
+	}
 	for _, e := range r.services {
 		if !e.deadline.IsZero() && !now.Before(e.deadline) {
-			if deaf {
-				e.deadline = now.Add(r.timeout)
-			} else {
+			switch {
+			case late > e.lease/4:
+				e.deadline = now.Add(e.lease)
+			case late > punctual && !e.late:
+				e.deadline, e.late = now.Add(min(e.lease/4, catchUp)), true
+			default:
 				old := e.info.State
-				e.deadline = time.Time{}
-				e.info.State, e.info.Reason = Offline, "silent for "+readable(r.timeout)
+				e.deadline, e.byItself = time.Time{}, false
+				e.info.State, e.info.Reason = Offline, "silent for "+readable(e.lease)
 				r.goneLocked(e, old, false)
 				r.stateChanged(e, old)
 			}
@@ -296,6 +329,24 @@ func (r *registry) all(serviceType string) []Info {
 	}
 	slices.SortFunc(infos, func(a, b Info) int { return cmp.Compare(a.ID, b.ID) })
 	return infos
+}
+
+// A supervisedService is what judge looks at.
+type supervisedService struct {
+	info     Info
+	byItself bool
+}
+
+// entries returns all services, sorted by id.
+func (r *registry) entries() []supervisedService {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := make([]supervisedService, 0, len(r.services))
+	for _, e := range r.services {
+		all = append(all, supervisedService{e.info.clone(), e.byItself})
+	}
+	slices.SortFunc(all, func(a, b supervisedService) int { return cmp.Compare(a.info.ID, b.info.ID) })
+	return all
 }
 
 // offline reports whether target is the id of a service that is offline, and not the type of one that is there; and when it

@@ -10,12 +10,13 @@ import (
 // broker gives each to one of the services of that type. A service whose id is its type is one of them.
 func (s *Service) serveCommands(ctx context.Context) error {
 	accept := func(target string) bool { return target == s.o.ID || target == s.o.Type }
+	repeatable := client.WithRepeatable(s.repeatable)
 	if s.o.Type != s.o.ID {
-		if _, err := s.client.ServeCommands(ctx, s.o.ID, accept, s.dispatch); err != nil {
+		if _, err := s.client.ServeCommands(ctx, s.o.ID, accept, s.dispatch, repeatable); err != nil {
 			return err
 		}
 	}
-	sub, err := s.client.ServeCommands(ctx, s.o.Type, accept, s.dispatch, client.AsReplica(client.Replicas{
+	sub, err := s.client.ServeCommands(ctx, s.o.Type, accept, s.dispatch, repeatable, client.AsReplica(client.Replicas{
 		Group:    s.o.Type,
 		Siblings: func() []string { return s.registry.sharing(s.o.ID, s.o.Type) },
 		Turn:     func() bool { return s.registry.leads(s.o.ID, s.o.Type) },
@@ -25,6 +26,16 @@ func (s *Service) serveCommands(ctx context.Context) error {
 	}
 	s.shares.Store(sub.Shared())
 	return nil
+}
+
+// repeatable reports whether a crash may run a command twice.
+func (s *Service) repeatable(command string) bool {
+	if isBuiltin(command) {
+		return true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.described[command].Repeatable
 }
 
 // sharing returns the ids of the other services of a type that share its commands and are there.

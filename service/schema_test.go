@@ -41,8 +41,7 @@ type everything struct {
 	Tree     tree                   `json:"tree"`
 	Nested   struct{ A, B float64 } `json:"nested" doc:"two numbers"`
 	Skipped  string                 `json:"-"`
-	unheard  string
-	Function func() `json:"function"`
+	Function func()                 `json:"function"`
 }
 
 func TestSchema(t *testing.T) {

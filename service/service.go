@@ -11,10 +11,30 @@
 // # What a service hears
 //
 // A running service is subscribed to what this package itself acts upon: the commands to its id and to its type, the
-// responses to its calls, the status of all services, the request to announce itself (system/health_check), and the event
+// responses to its calls, what was said of its commands before, the status of all services, the request to announce itself (system/health_check), and the event
 // service_offline. The other topics that concern a service (system/events/+, system/health, safety/emergency_stop, and
 // those of its type; [topic.Registry.ForService] lists them all) are subscribed to by the first handler registered for
 // them, with OnEvent, OnAlert or Subscribe: what nobody handles is neither sent to this process nor decoded by it.
+//
+// # Commands
+//
+// What the author of a handler and its callers may rely on:
+//
+//   - A handler never begins after its caller's deadline, nor for a retained message, and at most once for each request: one that
+//     comes again (same sender and message id) gets the answer of the first time. With client.Options.Dir that holds over crashes
+//     and restarts; without, a restart forgets what was run.
+//   - A handler's ctx ends at the deadline, when the caller gives up, and with Stop. Commands run beside each other, in no order.
+//   - A call returns the result, or a [client.CommandError]. Where nobody can know how far a command came, its text ends with
+//     "outcome unknown": at the deadline, when it was cancelled, when the target was restarted (code interrupted) or went offline. It has
+//     run then, or not, or in part. No system can promise that each command runs exactly once: ask for the state that it
+//     should have led to, or make commands that may be sent twice, "go to" rather than "go on".
+//   - Of several services of one type the broker gives each command to the type to one, through a shared subscription. What a service
+//     has been given is its own: when it dies the caller hears that the outcome is unknown, and no other runs it [MQTT-4.8.2-5]. New
+//     commands go to the others at once. One that hangs and stays connected goes on getting its share, and its callers time out: end it
+//     when Health says so. A command on the type's topic that names one service's id is passed on to that service.
+//   - Without shared subscriptions (MQTT 3.1.1, or a broker that says it has none) each service of the type hears every command, and the
+//     running one with the smallest id runs it; one whose id is the type goes first. While one of them starts or dies they may
+//     disagree for a moment, and a command may run twice, or not at all. All services of a type must speak the same version.
 //
 // # States and who reports them
 //
@@ -71,7 +91,12 @@ type Options struct {
 	Endpoints         map[string]string // name: topic
 	Metadata          map[string]any    // free, announced with the status
 	Heartbeat         time.Duration     // between two announcements; 0 is 30 s
-	HeartbeatTimeout  time.Duration     // silence after which a peer is offline; 0 is 90 s
+	// HeartbeatTimeout is the silence after which others take this service for offline, its lease, which it announces; 0 is
+	// 90 s. Peers that announce none have this one's, or 90 s if this one has the lease of the safety class.
+	HeartbeatTimeout time.Duration
+	// Safety puts the service into the safety class, as the Type "safety" does: Heartbeat is 200 ms and HeartbeatTimeout 500 ms
+	// unless set, and its client is one that notices a dead link in that time (Options.Safety there).
+	Safety bool
 
 	// Health is asked before each heartbeat for the state (Healthy, Degraded, Failing; "" is Healthy) and the reason for it;
 	// nil is always healthy. It is first asked before the service becomes healthy, so it must not need what Start returns.
@@ -84,9 +109,19 @@ type Options struct {
 	// that come earlier, such as those sent while the service was restarted, wait for it. An error ends Start.
 	Setup func(ctx context.Context, s *Service) error
 
+	peerTimeout time.Duration // silence after which a peer is offline that announces no lease
+
 	DiskPath string       // whose file system disk_usage tells about; "" is the working directory
 	Logger   *slog.Logger // nil is discarded
 }
+
+// Leases: of services in general, and of the safety class.
+const (
+	standardHeartbeat = 30 * time.Second
+	standardTimeout   = 90 * time.Second
+	safetyHeartbeat   = 200 * time.Millisecond
+	safetyTimeout     = 500 * time.Millisecond
+)
 
 func (o Options) withDefaults() (Options, error) {
 	if o.Type == "" {
@@ -105,10 +140,22 @@ func (o Options) withDefaults() (Options, error) {
 	if o.DiskPath == "" {
 		o.DiskPath = "."
 	}
+	o.peerTimeout = o.HeartbeatTimeout
+	if o.peerTimeout <= 0 {
+		o.peerTimeout = standardTimeout
+	}
+	heartbeat, timeout := standardHeartbeat, standardTimeout
+	if o.Safety = o.Safety || o.Type == "safety"; o.Safety {
+		heartbeat, timeout = safetyHeartbeat, safetyTimeout
+		o.Client.Safety = true
+	}
+	if o.HeartbeatTimeout <= 0 && o.Heartbeat > 0 {
+		timeout = max(timeout, 3*o.Heartbeat)
+	}
 	for _, d := range []struct {
 		value    *time.Duration
 		standard time.Duration
-	}{{&o.DependencyTimeout, 60 * time.Second}, {&o.Heartbeat, 30 * time.Second}, {&o.HeartbeatTimeout, 90 * time.Second}} {
+	}{{&o.DependencyTimeout, 60 * time.Second}, {&o.Heartbeat, heartbeat}, {&o.HeartbeatTimeout, timeout}} {
 		if *d.value <= 0 {
 			*d.value = d.standard
 		}
@@ -224,7 +271,7 @@ func Start(ctx context.Context, o Options) (*Service, error) {
 		s.metadata = []byte("{}")
 	}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	s.registry = newRegistry(o.ID, o.HeartbeatTimeout, o.Logger)
+	s.registry = newRegistry(o.ID, o.peerTimeout, o.Logger)
 	s.registry.setSelf(s.infoLocked())
 	co := o.Client
 	co.ID = o.ID
@@ -300,6 +347,11 @@ func (s *Service) listen(ctx context.Context) error {
 		return err
 	}
 	if _, err := s.client.Subscribe(ctx, "system/health_check", s.onHealthCheck); err != nil {
+		return err
+	}
+	if _, err := s.client.Subscribe(ctx, healthTopic, func(_ context.Context, d *client.Delivery) {
+		s.registry.supervised.Store(supervised(d))
+	}); err != nil {
 		return err
 	}
 	if _, err := s.client.Subscribe(ctx, "system/events/"+eventOffline, s.onOfflineEvent); err != nil {

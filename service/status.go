@@ -31,8 +31,16 @@ type details struct {
 	Reason        string            `json:"reason,omitempty"`
 	Host          string            `json:"host,omitempty"`
 	PID           int               `json:"pid,omitempty"`
+	Heartbeat     float64           `json:"heartbeat_interval"`        // seconds; beside the base format, as is the lease:
+	Lease         float64           `json:"heartbeat_timeout"`         // seconds of silence after which the service counts as offline
 	Shares        bool              `json:"shares_commands,omitempty"` // those to its type, with the others of the type
 }
+
+// Bounds of a lease that a peer may announce.
+const (
+	shortestLease = 50 * time.Millisecond
+	longestLease  = 24 * time.Hour
+)
 
 // identity tells two statuses of a service apart.
 type identity struct {
@@ -56,6 +64,7 @@ type report struct {
 	resources            *message.Resources
 	host                 string
 	pid                  int
+	lease                time.Duration
 	shares               bool
 }
 
@@ -88,6 +97,9 @@ func readStatus(d *client.Delivery) (rep report, ok bool) {
 	rep.version = first(det.text("version"), payload.text("version"))
 	rep.started = det.time("start_time")
 	rep.host = det.text("host")
+	if lease, ok := det.number("heartbeat_timeout"); ok && lease > 0 {
+		rep.lease = min(max(seconds(lease), shortestLease), longestLease)
+	}
 	if pid, ok := det.number("pid"); ok && pid > 0 && pid < 1<<31 {
 		rep.pid = int(pid)
 	}
@@ -158,6 +170,11 @@ func (s State) known() bool {
 		return true
 	}
 	return false
+}
+
+// decodeFields reports whether raw is an object, and decodes it.
+func decodeFields(raw []byte, into *fields) bool {
+	return json.Unmarshal(raw, into) == nil && *into != nil
 }
 
 // readState returns the first state given, in our spelling if it is one of ours.

@@ -38,7 +38,7 @@ var sensors = map[string]sensor{
 }
 
 type readSensor struct {
-	SensorID string `json:"sensor_id"`
+	SensorID string `json:"sensor_id" doc:"gps or tilt"`
 }
 
 func main() {
@@ -73,7 +73,7 @@ func run(ctx context.Context, url string) error {
 					return nil, fmt.Errorf("no sensor %q, there are gps and tilt", p.SensorID)
 				}
 				return sensor.read(time.Since(began).Seconds()), nil
-			})
+			}, service.Description("Reads one sensor now.")) // for: lawnberry call hardware_interface --help
 			return nil
 		},
 	})

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -181,8 +182,8 @@ func runs(t testing.TB, file string) map[int][]string {
 // starts it again on the same directory. No command may run twice, and every call gets its result or hears that the outcome
 // is unknown: from the new process, which finds the record of what the old one had begun.
 //
-// Seen failing with each of these changes to the client alone: requests that run before their record is durable (they are
-// never told to their callers), and a table that is not read at the start.
+// Seen failing with each of these changes to the client alone: requests that run while their record is being written (some run
+// twice, others are never told to their callers), and a table that is not read at the start (the same).
 func TestTargetKill(t *testing.T) {
 	kills := pick(5, 100)
 	random := seeded(t)
@@ -298,5 +299,51 @@ func TestReplicaKill(t *testing.T) {
 	}
 	if len(by) != 3 {
 		t.Errorf("runs by replica: %v", by)
+	}
+}
+
+// TestReplicaHang stops one of three replicas (SIGSTOP) while a caller sends commands with a second to live to their type, and lets
+// it go on after that. It goes on being given its share, and the callers of that hear that the outcome is unknown; the
+// others' go on. When it wakes it runs nothing whose deadline has passed.
+//
+// Seen failing without the look at the deadline before a command begins.
+func TestReplicaHang(t *testing.T) {
+	const limit = time.Second
+	s := newServer(t)
+	s.start()
+	dir := t.TempDir()
+	ran := filepath.Join(dir, "ran")
+	var replicas []*target
+	for i := range 3 {
+		replicas = append(replicas, newTarget(t, s, fmt.Sprint("replica-", i), "", ran))
+		replicas[i].start()
+	}
+	k := newCaller(t, s, "target")
+	must(t, replicas[0].cmd.Process.Signal(syscall.SIGSTOP))
+	const n = 60
+	var calls sync.WaitGroup
+	for range n {
+		calls.Go(func() { k.call(limit) })
+	}
+	calls.Wait()
+	must(t, replicas[0].cmd.Process.Signal(syscall.SIGCONT))
+	k.target = "replica-0" // behind everything that waited for it
+	eventually(t, time.Minute, "it answers again", func() bool {
+		before := k.answers()
+		k.call(10 * time.Second)
+		return k.answers() > before
+	})
+	late := 0
+	counts := runs(t, ran)
+	timeouts := k.unknown[client.CodeTimeout]
+	for _, i := range timeouts {
+		if len(counts[i]) > 0 {
+			late++
+		}
+	}
+	t.Logf("fault=replica-sigstop times=1 sent=%d delivered=%d lost=0 duplicated=0 out_of_order=0", k.sent, len(k.answered))
+	t.Logf("outcome unknown: %d timeouts, of which %d ran", len(timeouts), late)
+	if len(timeouts) == 0 || len(timeouts) > n/2 || late > 0 || len(k.wrong) > 0 {
+		t.Errorf("%d of %d timed out, %d ran after their deadline, errors: %v", len(timeouts), n, late, k.wrong)
 	}
 }

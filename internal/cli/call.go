@@ -20,7 +20,11 @@ func (t *tool) callVerb() *cobra.Command {
 		Short: "Send a command to a service and print its result",
 		Long: `call sends COMMAND with PARAMETERS, a JSON object, to a service (its id or its type) and prints the result as JSON.
 Every service answers ping, status and shutdown. Code 4 is a command that was refused or failed, or a service that nobody
-is; code 5 is no answer in time, with which the command may or may not have run.`,
+is; code 5 is no answer in time, with which the command may or may not have run. What a command reports about its progress
+goes to standard error.
+
+"lawnberry call SERVICE --help" shows the commands of a service, and "lawnberry call SERVICE COMMAND --help" one of them, as
+the service has described them to the broker.`,
 		Example: `  lawnberry call navigation start_mowing
   lawnberry call hardware_interface read_sensor '{"sensor_id": "gps"}'
   lawnberry call safety ping --time`,
@@ -31,6 +35,8 @@ is; code 5 is no answer in time, with which the command may or may not have run.
 	}
 	d.flags(c, 0, "wait this long for the answer (default the configuration's client.message_timeout, 30s)")
 	c.Flags().BoolVar(&timed, "time", false, "also print the round trip, on standard error")
+	t.helpWithServices(c, &d)
+	c.ValidArgsFunction = t.completeCall(&d)
 	return c
 }
 
@@ -62,9 +68,20 @@ func (t *tool) call(ctx context.Context, d *dialler, args []string, timed bool) 
 	defer cancel()
 	var result json.RawMessage
 	var took time.Duration
-	if err = checkAlive(limited, c, target, command); err == nil {
+	known, err := checkAlive(limited, c, target, command)
+	if err == nil {
 		began := time.Now()
-		err = c.Call(limited, target, command, parameters, &result)
+		opts := []client.CallOption{client.WithProgress(func(v json.RawMessage) {
+			if t.json {
+				_ = writeJSONLine(t.stderr, map[string]json.RawMessage{"progress": v})
+				return
+			}
+			fmt.Fprintf(t.stderr, "progress %s\n", printable(compact(v)))
+		})}
+		if !known {
+			opts = append(opts, client.Unannounced())
+		}
+		err = c.Call(limited, target, command, parameters, &result, opts...)
 		took = time.Since(began)
 	}
 	if ctx.Err() != nil {
@@ -88,22 +105,22 @@ func (t *tool) call(ctx context.Context, d *dialler, args []string, timed bool) 
 	return err
 }
 
-// checkAlive returns an error when target is the id of a service that has said goodbye or died, and no other service of
+// checkAlive reports whether target is a service that has announced itself, or the type of one. It returns an error when target is the id of a service that has said goodbye or died, and no other service of
 // that type is there. The broker may still keep such a service's session, in which a command would wait for the next start.
-func checkAlive(ctx context.Context, c *client.Client, target, command string) error {
+func checkAlive(ctx context.Context, c *client.Client, target, command string) (known bool, err error) {
 	r := newRoll()
 	s, err := c.Subscribe(ctx, "system/services/+/status", func(_ context.Context, d *client.Delivery) { r.add(d) })
 	if err != nil {
-		return err
+		return false, err
 	}
 	if err := roundTrip(ctx, c); err != nil {
-		return err
+		return false, err
 	}
 	if err := r.quiet(ctx); err != nil {
-		return err
+		return false, err
 	}
 	if err := s.Unsubscribe(ctx); err != nil {
-		return err
+		return false, err
 	}
 	var gone *serviceInfo
 	for _, f := range r.list() {
@@ -111,13 +128,15 @@ func checkAlive(ctx context.Context, c *client.Client, target, command string) e
 		case f.ID == target && f.gone():
 			gone = &f
 		case f.Type == target && !f.gone():
-			return nil
+			return true, nil
+		case f.ID == target:
+			known = true
 		}
 	}
 	if gone == nil {
-		return nil
+		return known, nil
 	}
-	return &client.CommandError{
+	return true, &client.CommandError{
 		Service: target, Command: command, Code: client.CodeOffline,
 		Message: fmt.Sprintf("%s is offline, last seen %s ago", target, gone.age()),
 	}

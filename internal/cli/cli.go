@@ -2,6 +2,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -60,6 +61,8 @@ type tool struct {
 	json       bool
 	noColour   bool
 	verbose    bool
+
+	helpError error // of help that asks the broker
 }
 
 func execute(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, environ []string) int {
@@ -67,7 +70,7 @@ func execute(ctx context.Context, args []string, stdin io.Reader, stdout, stderr
 	t := &tool{stdin: stdin, stdout: out, stderr: stderr, environ: environ}
 	root := t.root()
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	err := cmp.Or(root.ExecuteContext(ctx), t.helpError)
 	if failed := out.failed(); err == nil && failed != nil {
 		err = fmt.Errorf("standard output: %w", failed)
 	}

@@ -118,7 +118,7 @@ func (s *showing) run(ctx context.Context, t *tool) error {
 
 // checkFree refuses a broker on which services run that the demo would push out: they may drive a real mower.
 func (s *showing) checkFree(ctx context.Context, t *tool) error {
-	found, err := t.discover(ctx, &dialler{broker: s.broker, timeout: connectTimeout})
+	found, err := t.discover(ctx, &dialler{broker: s.broker, timeout: connectTimeout}, false)
 	if err != nil {
 		return err
 	}

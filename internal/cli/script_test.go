@@ -41,8 +41,25 @@ func TestMain(m *testing.M) {
 	})
 }
 
+// walkParameters are how far to go.
+type walkParameters struct {
+	Steps int `json:"steps" doc:"how many"`
+	Goal  struct {
+		X float64 `json:"x" doc:"metres east"`
+		Y float64 `json:"y"`
+	} `json:"goal"`
+	Tags []string `json:"tags"`
+}
+
+func (w *walkParameters) SetDefaults() { w.Steps = 1 }
+
+type walked struct {
+	Steps int       `json:"steps"`
+	At    time.Time `json:"at" doc:"when it arrived"`
+}
+
 // testService is a service with the id and the broker's URL of its arguments: echo returns its parameters, fail fails,
-// hang never answers.
+// hang never answers, walk reports progress.
 func testService() {
 	fail := func(err error) {
 		if err != nil {
@@ -56,7 +73,12 @@ func testService() {
 		Endpoints: map[string]string{"data": "sensors/test/data"}, Metadata: map[string]any{"colour": "green"},
 	})
 	fail(err)
-	service.Handle(s, "echo", func(_ context.Context, p map[string]any) (map[string]any, error) { return p, nil })
+	service.Handle(s, "echo", func(_ context.Context, p map[string]any) (map[string]any, error) { return p, nil },
+		service.Description("Returns its parameters."), service.Repeatable())
+	service.Handle(s, "walk", func(ctx context.Context, w walkParameters) (walked, error) {
+		service.ReportProgress(ctx, map[string]int{"of": w.Steps})
+		return walked{Steps: w.Steps}, nil
+	}, service.Description("Walks some steps."))
 	service.Handle(s, "fail", func(context.Context, struct{}) (any, error) { return nil, errors.New("the blade is stuck") })
 	service.Handle(s, "hang", func(ctx context.Context, _ struct{}) (any, error) { <-ctx.Done(); <-s.Done(); return nil, ctx.Err() })
 	<-s.Done()

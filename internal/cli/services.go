@@ -15,6 +15,7 @@ import (
 
 	"github.com/lawnberry/lawnberry/client"
 	"github.com/lawnberry/lawnberry/message"
+	"github.com/lawnberry/lawnberry/service"
 )
 
 func (t *tool) serviceVerbs() *cobra.Command {
@@ -41,7 +42,7 @@ the configuration's services.heartbeat_timeout is asked to announce itself, and 
   lawnberry service ls sensor --json`,
 		Args: arguments(0, 1),
 		RunE: func(c *cobra.Command, args []string) error {
-			found, err := t.discover(c.Context(), &d)
+			found, err := t.discover(c.Context(), &d, false)
 			if err != nil {
 				return err
 			}
@@ -87,7 +88,7 @@ func (t *tool) serviceInfo() *cobra.Command {
 			if err := checkLevel("service", args[0]); err != nil {
 				return err
 			}
-			found, err := t.discover(c.Context(), &d)
+			found, err := t.discover(c.Context(), &d, true)
 			if err != nil {
 				return err
 			}
@@ -134,6 +135,9 @@ func (t *tool) describeService(s serviceInfo) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.Metadata)) {
 		row("metadata "+name, compact(s.Metadata[name]), plain)
+	}
+	for _, c := range s.Commands {
+		row("command "+c.Name, cmp.Or(c.Description, "-"), plain)
 	}
 	rows.write(t.stdout, t.colour(t.stdout))
 }
@@ -194,7 +198,8 @@ func (t *tool) ping(ctx context.Context, d *dialler, id string, count int, inter
 		return err
 	}
 	limited, cancel := context.WithTimeout(ctx, d.timeout)
-	err = because(ctx, checkAlive(limited, c, id, "ping"))
+	_, err = checkAlive(limited, c, id, "ping")
+	err = because(ctx, err)
 	cancel()
 	if err != nil {
 		_ = disconnect(c)
@@ -268,6 +273,7 @@ type serviceInfo struct {
 	Endpoints    map[string]string          `json:"endpoints"`
 	Metadata     map[string]json.RawMessage `json:"metadata"`
 	Resources    message.Resources          `json:"resources"`
+	Commands     []service.Command          `json:"commands,omitempty"` // that it has described
 }
 
 // gone reports whether the service has said that it is not there.
@@ -312,8 +318,8 @@ func parseService(d *client.Delivery) (serviceInfo, bool) {
 	return s, true
 }
 
-// discover returns the services that have announced themselves, sorted by id.
-func (t *tool) discover(ctx context.Context, d *dialler) ([]serviceInfo, error) {
+// discover returns the services that have announced themselves, sorted by id, with their commands if described is set.
+func (t *tool) discover(ctx context.Context, d *dialler, described bool) ([]serviceInfo, error) {
 	o, cfg, err := d.options(t)
 	if err != nil {
 		return nil, err
@@ -325,7 +331,9 @@ func (t *tool) discover(ctx context.Context, d *dialler) ([]serviceInfo, error) 
 	ctx, cancel := d.bound(ctx)
 	defer cancel()
 	r := newRoll()
-	err = r.take(ctx, c, cfg.Services.HeartbeatTimeout)
+	if err = r.take(ctx, c, cfg.Services.HeartbeatTimeout); err == nil && described {
+		err = r.takeCommands(ctx, c)
+	}
 	_ = disconnect(c)
 	if err != nil {
 		return nil, because(ctx, err)
@@ -340,10 +348,11 @@ type roll struct {
 	mu       sync.Mutex // guards what follows
 	services map[string]serviceInfo
 	heard    map[string]bool // has spoken since we listen, by id
+	pages    map[string]map[int]service.Commands
 }
 
 func newRoll() *roll {
-	return &roll{services: map[string]serviceInfo{}, heard: map[string]bool{}, changed: make(chan struct{}, 1)}
+	return &roll{services: map[string]serviceInfo{}, heard: map[string]bool{}, pages: map[string]map[int]service.Commands{}, changed: make(chan struct{}, 1)}
 }
 
 // settle is how long nothing more has to arrive until everything sent so far is taken to have been handled.
@@ -473,5 +482,9 @@ func (r *roll) markOffline(timeout time.Duration) {
 func (r *roll) list() []serviceInfo {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return slices.SortedFunc(maps.Values(r.services), func(a, b serviceInfo) int { return cmp.Compare(a.ID, b.ID) })
+	list := slices.SortedFunc(maps.Values(r.services), func(a, b serviceInfo) int { return cmp.Compare(a.ID, b.ID) })
+	for i := range list {
+		list[i].Commands = r.commandsLocked(list[i].ID)
+	}
+	return list
 }

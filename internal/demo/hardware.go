@@ -64,7 +64,7 @@ func (h *hardware) health(context.Context) (service.State, string) { return serv
 
 type (
 	sensorQuery struct {
-		ID string `json:"sensor_id"`
+		ID string `json:"sensor_id" doc:"such as gps, imu or tilt; it must be given"`
 	}
 	sensorAnswer struct {
 		ID    string            `json:"sensor_id"`
@@ -72,10 +72,10 @@ type (
 		Units map[string]string `json:"units"`
 	}
 	holdQuery struct {
-		Reason string `json:"reason"`
+		Reason string `json:"reason" doc:"what for; it must be given"`
 	}
 	holdAnswer struct {
-		HeldBy []string `json:"held_by"` // the reasons that hold now
+		HeldBy []string `json:"held_by" doc:"the reasons that hold now"`
 	}
 )
 
@@ -103,17 +103,18 @@ func sensorNames() string {
 
 func (h *hardware) setup(ctx context.Context, n *node) error {
 	h.seen = h.world.Read()
-	service.Handle(n.Service, "read_sensor", func(_ context.Context, q sensorQuery) (sensorAnswer, error) { return h.read(q.ID) })
+	service.Handle(n.Service, "read_sensor", func(_ context.Context, q sensorQuery) (sensorAnswer, error) { return h.read(q.ID) },
+		service.Description("Reads one sensor now."), service.Repeatable())
 	service.Handle(n.Service, "stop", func(_ context.Context, q holdQuery) (holdAnswer, error) {
 		h.world.Stop(q.Reason)
 		return holdAnswer{h.world.Stops()}, nil
-	})
+	}, service.Description("Stops wheels and blade until the same reason is released."))
 	service.Handle(n.Service, "release", func(_ context.Context, q holdQuery) (holdAnswer, error) {
 		if !h.world.Release(q.Reason) {
 			n.log.Debug("released what was not held", "reason", q.Reason)
 		}
 		return holdAnswer{h.world.Stops()}, nil
-	})
+	}, service.Description("Releases what was stopped for a reason; the mower may move when none is left."))
 	return n.on(ctx, velocityTopic, h.drive, client.WithQueue(client.Queue{Max: 10, Full: client.DropOldest}))
 }
 

@@ -88,20 +88,24 @@ func (g *navigation) health(context.Context) (service.State, string) {
 }
 
 func (g *navigation) setup(ctx context.Context, n *node) error {
-	for command, do := range map[string]func(*mission) error{
-		"start_mowing": (*mission).StartMowing,
-		"pause":        (*mission).Pause,
-		"resume":       (*mission).Resume,
-		"dock":         (*mission).Dock,
+	for _, c := range []struct {
+		command, text string
+		do            func(*mission) error
+	}{
+		{"start_mowing", "Leaves the dock and mows the lawn.", (*mission).StartMowing},
+		{"pause", "Stops where the mower is, until resume.", (*mission).Pause},
+		{"resume", "Goes on after pause.", (*mission).Resume},
+		{"dock", "Drives back to the dock.", (*mission).Dock},
 	} {
-		service.Handle(n.Service, command, func(context.Context, struct{}) (activityAnswer, error) { return g.command(do) })
+		service.Handle(n.Service, c.command, func(context.Context, struct{}) (activityAnswer, error) { return g.command(c.do) },
+			service.Description(c.text))
 	}
 	service.Handle(n.Service, "hold", func(_ context.Context, q holdQuery) (holdAnswer, error) {
 		return g.hold(func(m *mission) { m.Hold(q.Reason) }), nil
-	})
+	}, service.Description("Keeps the mower where it is until the same reason is released."))
 	service.Handle(n.Service, "release", func(_ context.Context, q holdQuery) (holdAnswer, error) {
 		return g.hold(func(m *mission) { m.Release(q.Reason) }), nil
-	})
+	}, service.Description("Releases what was held for a reason; the mower goes on when none is left."))
 	service.Handle(n.Service, "get_position", func(context.Context, struct{}) (positionAnswer, error) {
 		g.mu.Lock()
 		defer g.mu.Unlock()
@@ -109,7 +113,7 @@ func (g *navigation) setup(ctx context.Context, n *node) error {
 			return positionAnswer{}, errors.New("the position is not known yet: sensor_fusion has sent no estimate")
 		}
 		return positionAnswer{g.position, g.mission.activity()}, nil
-	})
+	}, service.Description("Tells where the mower is and what it is doing."), service.Repeatable())
 
 	n.OnService(g.guard)
 	if err := n.on(ctx, "sensors/fusion/data", g.estimate, client.WithQueue(client.Queue{Max: 10, Full: client.DropOldest})); err != nil {

@@ -26,13 +26,13 @@ type power struct {
 
 type (
 	batteryData struct {
-		Voltage     float64  `json:"voltage"`        // V
-		Current     float64  `json:"current"`        // A, positive when it charges
-		Power       float64  `json:"power"`          // W, positive when it charges
-		Level       float64  `json:"level"`          // percent
-		Temperature float64  `json:"temperature"`    // °C
-		Charging    bool     `json:"charging"`       //
-		Remaining   *float64 `json:"time_remaining"` // minutes until it is empty; null when it charges
+		Voltage     float64  `json:"voltage" doc:"V"`
+		Current     float64  `json:"current" doc:"A, positive when it charges"`
+		Power       float64  `json:"power" doc:"W, positive when it charges"`
+		Level       float64  `json:"level" doc:"percent"`
+		Temperature float64  `json:"temperature" doc:"°C"`
+		Charging    bool     `json:"charging"` //
+		Remaining   *float64 `json:"time_remaining" doc:"minutes until it is empty; null when it charges"`
 	}
 	solarData struct {
 		Voltage float64 `json:"voltage"` // V
@@ -72,7 +72,7 @@ func (p *power) setup(ctx context.Context, n *node) error {
 			return batteryData{}, fmt.Errorf("the battery is not known yet: hardware_interface has sent no reading")
 		}
 		return p.batteryLocked(), nil
-	})
+	}, service.Description("Tells the charge of the battery, and how long it lasts."), service.Repeatable())
 	return n.on(ctx, "sensors/power/data", p.sense)
 }
 

@@ -89,7 +89,7 @@ func (s *safety) setup(ctx context.Context, n *node) error {
 		defer s.mu.Unlock()
 		hazards := s.hazardsLocked(time.Now())
 		return safetyAnswer{Clear: len(hazards) == 0, Hazards: hazards}, nil
-	})
+	}, service.Description("Tells whether the mower may move, and what stands against it."), service.Repeatable())
 	n.OnService(s.service)
 	for filter, h := range map[string]func(*client.Delivery){
 		"vision/detections":       s.frame,

@@ -26,13 +26,13 @@ type fusion struct {
 // positionData is a place as the bus tells it: the data of sensors/fusion/data and navigation/position, and the result of
 // get_position.
 type positionData struct {
-	X         float64 `json:"x"` // m, east of the lawn's south-west corner
-	Y         float64 `json:"y"` // m, north of it
+	X         float64 `json:"x" doc:"m, east of the lawn's south-west corner"`
+	Y         float64 `json:"y" doc:"m, north of it"`
 	Latitude  float64 `json:"latitude"`
 	Longitude float64 `json:"longitude"`
-	Heading   float64 `json:"heading"`  // degrees, clockwise from north
-	Speed     float64 `json:"speed"`    // m/s, negative in reverse
-	Accuracy  float64 `json:"accuracy"` // m, one standard deviation
+	Heading   float64 `json:"heading" doc:"degrees, clockwise from north"`
+	Speed     float64 `json:"speed" doc:"m/s, negative in reverse"`
+	Accuracy  float64 `json:"accuracy" doc:"m, one standard deviation"`
 }
 
 func positionUnits() map[string]string {
@@ -63,7 +63,7 @@ func (f *fusion) setup(ctx context.Context, n *node) error {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		return f.pose, nil
-	})
+	}, service.Description("Tells where the mower is, estimated from all its sensors."), service.Repeatable())
 	f.mu.Lock()
 	f.fixAt = time.Now()
 	f.mu.Unlock()

@@ -248,23 +248,23 @@ func (c *camera) Look() frame {
 
 // conditions are the weather over the lawn, as a weather service on the net would tell it.
 type conditions struct {
-	Temperature   float64 `json:"temperature"`    // °C
-	Humidity      float64 `json:"humidity"`       // percent
-	Pressure      float64 `json:"pressure"`       // hPa
-	WindSpeed     float64 `json:"wind_speed"`     // m/s
-	WindDirection float64 `json:"wind_direction"` // degrees
-	CloudCover    float64 `json:"cloud_cover"`    // percent
-	Precipitation float64 `json:"precipitation"`  // mm per hour
-	Irradiance    float64 `json:"irradiance"`     // W/m²
+	Temperature   float64 `json:"temperature" doc:"°C"`
+	Humidity      float64 `json:"humidity" doc:"percent"`
+	Pressure      float64 `json:"pressure" doc:"hPa"`
+	WindSpeed     float64 `json:"wind_speed" doc:"m/s"`
+	WindDirection float64 `json:"wind_direction" doc:"degrees"`
+	CloudCover    float64 `json:"cloud_cover" doc:"percent"`
+	Precipitation float64 `json:"precipitation" doc:"mm per hour"`
+	Irradiance    float64 `json:"irradiance" doc:"W/m²"`
 	Condition     string  `json:"condition"`
 }
 
 // An outlook is the weather of an hour to come.
 type outlook struct {
 	InHours         int     `json:"in_hours"`
-	Temperature     float64 `json:"temperature"`               // °C
-	RainProbability float64 `json:"precipitation_probability"` // percent
-	WindSpeed       float64 `json:"wind_speed"`                // m/s
+	Temperature     float64 `json:"temperature" doc:"°C"`
+	RainProbability float64 `json:"precipitation_probability" doc:"percent"`
+	WindSpeed       float64 `json:"wind_speed" doc:"m/s"`
 	Condition       string  `json:"condition"`
 }
 

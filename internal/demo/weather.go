@@ -26,11 +26,11 @@ func (w *weather) setup(_ context.Context, n *node) error {
 	service.Handle(n.Service, "get_weather", func(context.Context, struct{}) (conditions, error) {
 		now, _ := w.world.Weather()
 		return now, nil
-	})
+	}, service.Description("Tells the weather over the lawn now."), service.Repeatable())
 	service.Handle(n.Service, "get_forecast", func(context.Context, struct{}) (forecastData, error) {
 		_, hours := w.world.Weather()
 		return forecastData{hours}, nil
-	})
+	}, service.Description("Tells the weather of the hours to come."), service.Repeatable())
 	return nil
 }
 
