@@ -155,7 +155,8 @@ type Options struct {
 	//   - what the outbox has accepted: Publish returns when it is on the disk. The requests of Call are not among it, since
 	//     their caller dies with this process, nor are messages of Birth and those published with Volatile.
 	//   - the commands that ServeCommands has executed, with their answers, so that none is executed twice.
-	// ID must be set, and be the same in the next process.
+	// ID must be set, and be the same in the next process. For exactly once at QoS 2 the broker has to keep the session: without
+	// CleanStart, within SessionExpiry, and with DurableSession if it may go down at the same time.
 	Dir string
 	fs  vfs.FS // of Dir, for tests that inject faults; nil is the system's
 
