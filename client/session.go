@@ -214,8 +214,12 @@ func (c *Client) pump(l *link) {
 			c.transmit(l, p)
 			l.push()
 		}
-		if p := c.box.lanes[i].head; p != nil && p.numbers() && c.ahead < spoolNumbers/2 {
+		p := c.box.lanes[i].head
+		if p != nil && p.numbers() && c.ahead < spoolNumbers/2 {
 			c.number(p) // and those behind it, before they are due
+		}
+		if p != nil && lane(i) == safetyLane && p.step == numbering {
+			break // for spoolPatience at most
 		}
 	}
 	if c.box.len() < before {

@@ -101,7 +101,8 @@ func (c *Client) store(p *publication) {
 
 // number gives p and those behind it in its lane identifiers, which are stored together.
 func (c *Client) number(p *publication) {
-	for n := 0; n < spoolNumbers && p != nil && c.ahead < spoolNumbers && c.used < sendMaximum; n, p = n+1, p.next {
+	urgent := p.lane() == safetyLane
+	for n := 0; n < spoolNumbers && p != nil && (urgent || c.ahead < spoolNumbers) && c.used < sendMaximum; n, p = n+1, p.next {
 		if !p.numbers() || p.step != unspooled {
 			continue
 		}
@@ -111,9 +112,9 @@ func (c *Client) number(p *publication) {
 		switch {
 		case c.spool.failing:
 			p.step = numbered
-		case p.lane() == safetyLane:
-			urgent := p
-			time.AfterFunc(spoolPatience, func() { c.hasten(urgent) })
+		case urgent:
+			soon := p
+			time.AfterFunc(spoolPatience, func() { c.hasten(soon) })
 		}
 	}
 }
