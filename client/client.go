@@ -159,7 +159,7 @@ func newClient(o Options) (*Client, error) {
 		return c, nil
 	}
 	c.spool = newSpool(c.disk)
-	if err := errors.Join(c.loadSpool(), c.loadRequests()); err != nil {
+	if err := c.load(); err != nil {
 		return nil, errors.Join(err, c.disk.Close())
 	}
 	go c.commitSpool()

@@ -15,7 +15,8 @@ const goodbyeTimeout = time.Second
 // Close stops everything: the contexts of handlers end and those that run are waited for, what waits in the outbox or
 // for an acknowledgement is sent, also after a reconnect, and a DISCONNECT tells the broker that all is well, so that no
 // Will is published. All of this takes until ctx ends at most, or 5 s when ctx has no deadline; then the connection is
-// cut. The error says how many messages could not be sent. With the default SessionExpiry the session ends.
+// cut. What could not be sent and is in Options.Dir stays there for the next process; the error says how many messages are
+// lost. With the default SessionExpiry the session ends.
 //
 // Close is idempotent and may be called concurrently. A handler or Birth that calls it passes on its ctx and is not
 // waited for.
@@ -97,7 +98,10 @@ func (c *Client) shutDown(ctx context.Context, quiet func() bool) error {
 	c.goodbye(ctx)
 	c.halt()
 	<-c.halted
-	if c.spoken == packet.V311 && c.opts.SessionExpiry == 0 {
+	c.mu.Lock()
+	unfinished := c.unfinished()
+	c.mu.Unlock()
+	if c.spoken == packet.V311 && c.opts.SessionExpiry == 0 && !unfinished {
 		_ = c.wipe(ctx) // MQTT 3.1.1 cannot say in DISCONNECT that the session ends
 	}
 	c.spool.stop()
@@ -167,7 +171,7 @@ func (c *Client) goodbye(ctx context.Context) {
 	l := c.link
 	if l != nil {
 		expiry := packet.Opt[uint32]{}
-		if c.opts.SessionExpiry == 0 {
+		if c.opts.SessionExpiry == 0 && !c.unfinished() {
 			expiry = packet.Some[uint32](0)
 		}
 		c.disconnect(l, packet.Success, expiry)
@@ -201,6 +205,7 @@ func (c *Client) giveUp() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	lost, kept := 0, 0
+	c.spool.disown()
 	settle := func(p *publication) {
 		switch {
 		case p.seq != 0:

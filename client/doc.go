@@ -11,8 +11,8 @@
 //
 //   - [Client.Publish] returns nil when the message is safe: acknowledged at QoS 1 and 2, written at QoS 0, or held in
 //     the outbox while there is no connection. With [Options].Dir the outbox is on disk: what Publish has accepted outlives
-//     this process, however that ends, and is sent by the next one with the same ID and Dir, at QoS 2 not twice as long as the
-//     broker keeps the session. Without, it is in memory: it is lost with the process, and [Client.Close] says how much
+//     this process, however that ends, and is sent by the next one with the same ID and Dir: in its order, and at QoS 2 not twice
+//     as long as the broker keeps the session. QoS 0 and 1 may come twice then. Without, it is in memory: it is lost with the process, and [Client.Close] says how much
 //     that was.
 //   - Messages of one goroutine to one topic arrive in the order in which they were published.
 //   - Each handler gets each message once, however many filters of this client match it. At QoS 1 a message may come

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
+
 	"github.com/lawnberry/lawnberry/message"
 	"github.com/lawnberry/lawnberry/topic"
 )
@@ -99,7 +101,7 @@ type Options struct {
 	CleanStart bool            // discard a session from before this process
 
 	// SessionExpiry is how long the broker keeps the session while there is no connection, and after Close. 0 is one
-	// hour, but nothing after Close; negative ends the session with each connection. MQTT 3.1.1 knows no expiry: there
+	// hour, but nothing after Close, unless Close leaves messages of QoS 2 in Dir that the broker may have; negative ends the session with each connection. MQTT 3.1.1 knows no expiry: there
 	// the broker decides how long, or keeps nothing when this is negative.
 	SessionExpiry time.Duration
 	// DurableSession asks our broker to keep the session on disk, so that it outlives a crash of the broker, at the price that
@@ -153,8 +155,10 @@ type Options struct {
 	//   - what the outbox has accepted: Publish returns when it is on the disk. The requests of Call are not among it, since
 	//     their caller dies with this process, nor are messages of Birth and those published with Volatile.
 	//   - the commands that ServeCommands has executed, with their answers, so that none is executed twice.
-	// ID must be set, and be the same in the next process.
+	// ID must be set, and be the same in the next process. For exactly once at QoS 2 the broker has to keep the session: without
+	// CleanStart, within SessionExpiry, and with DurableSession if it may go down at the same time.
 	Dir string
+	fs  vfs.FS // of Dir, for tests that inject faults; nil is the system's
 
 	Commands     int // requests that ServeCommands handles at once, per call of it; 0 is 64
 	Limits       message.Limits
@@ -184,6 +188,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if strings.ContainsAny(o.ID, "+#\x00") {
 		return o, fmt.Errorf("client id %q: must not contain +, # or NUL, as it is part of the topic responses/ID", o.ID)
+	}
+	if o.Dir != "" && o.ID == "" {
+		return o, fmt.Errorf("client directory %s: the client needs an id (Options.ID), the same in each process", o.Dir)
 	}
 	if w := o.Will; w != nil && w.QoS > 2 {
 		return o, fmt.Errorf("will on %s: QoS %d: must be 0, 1 or 2", w.Topic, w.QoS)

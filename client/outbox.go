@@ -69,7 +69,8 @@ func (o *outbox) policy(class topic.Class) Overflow {
 	return Refuse
 }
 
-// makeRoom applies the policy of a full class: it takes out what p displaces, or refuses p.
+// makeRoom applies the policy of a full class: it takes out what p displaces, if there is such, or refuses p. What the broker may
+// have under its identifier is not displaced.
 func (o *outbox) makeRoom(p *publication) (displaced *publication, err error) {
 	switch o.policy(p.class) {
 	case DropOldest:
@@ -79,7 +80,9 @@ func (o *outbox) makeRoom(p *publication) (displaced *publication, err error) {
 	default:
 		return nil, fmt.Errorf("%w: %d messages of class %s wait for the broker", ErrFull, o.count[p.class], className(p.class))
 	}
-	o.remove(displaced)
+	if displaced != nil {
+		o.remove(displaced)
+	}
 	return displaced, nil
 }
 
@@ -92,7 +95,7 @@ func className(c topic.Class) string {
 
 func (o *outbox) oldest(class topic.Class) *publication {
 	for p := o.lanes[mainLane].head; p != nil; p = p.next {
-		if p.class == class {
+		if p.class == class && !p.again {
 			return p
 		}
 	}
@@ -104,7 +107,7 @@ func (o *outbox) oldest(class topic.Class) *publication {
 func (o *outbox) superseded(class topic.Class, name string) *publication {
 	var other *publication
 	for p := o.lanes[mainLane].head; p != nil; p = p.next {
-		if p.class != class {
+		if p.class != class || p.again {
 			continue
 		}
 		if p.topic == name {

@@ -84,6 +84,7 @@ type publication struct {
 	unawaited bool // nobody waits for the end of its handshake
 
 	queued     bool // in the outbox
+	again      bool // in the outbox, and a former process may have sent it, with this identifier
 	released   bool // PUBREC received; only PUBREL and PUBCOMP are left [MQTT-4.3.3-6]
 	id         uint16
 	link       *link         // on whose wire it is; nil after that link went down

@@ -261,8 +261,7 @@ func (c *Client) enqueue(p *publication) {
 			p.settle(err)
 			return
 		}
-		c.stats.dropped.Add(1)
-		displaced.settle(ErrDropped)
+		c.dropped(displaced)
 	}
 	c.box.add(p)
 	if l == nil {

@@ -126,8 +126,7 @@ func (c *Client) submit(ctx context.Context, p *publication, now bool) error {
 			if err != nil {
 				return err
 			}
-			c.stats.dropped.Add(1)
-			displaced.settle(ErrDropped)
+			c.dropped(displaced)
 			break
 		}
 		if err := c.awaitRoom(ctx); err != nil {
@@ -215,8 +214,12 @@ func (c *Client) pump(l *link) {
 			c.transmit(l, p)
 			l.push()
 		}
-		if p := c.box.lanes[i].head; p != nil && p.numbers() && c.ahead < spoolNumbers/2 {
+		p := c.box.lanes[i].head
+		if p != nil && p.numbers() && c.ahead < spoolNumbers/2 {
 			c.number(p) // and those behind it, before they are due
+		}
+		if p != nil && lane(i) == safetyLane && p.step == numbering {
+			break // for spoolPatience at most
 		}
 	}
 	if c.box.len() < before {
@@ -243,11 +246,19 @@ func (c *Client) pumpAgain(l *link) {
 	}
 }
 
+// dropped settles what makeRoom has taken out, if anything.
+func (c *Client) dropped(displaced *publication) {
+	if displaced != nil {
+		c.stats.dropped.Add(1)
+		displaced.settle(ErrDropped)
+	}
+}
+
 // dropExpired takes out of the outbox what is past its deadline and takes room in a full class.
 func (c *Client) dropExpired(class topic.Class) {
 	for p := c.box.lanes[mainLane].head; p != nil; {
 		next := p.next
-		if p.class == class && p.expired() {
+		if p.class == class && !p.again && p.expired() {
 			c.box.remove(p)
 			c.stats.expired.Add(1)
 			p.settle(ErrExpired)
@@ -260,19 +271,19 @@ func (c *Client) dropExpired(class topic.Class) {
 func (c *Client) transmit(l *link, p *publication) {
 	if p.expired() {
 		c.stats.expired.Add(1)
-		p.settle(ErrExpired)
+		c.leaveOut(l, p, ErrExpired)
 		return
 	}
 	if p.retain && !l.server.retain {
 		c.stats.failed.Add(1)
-		p.settle(&RefusedError{Op: "publish", Topic: p.topic, Code: byte(packet.RetainNotSupported)})
+		c.leaveOut(l, p, &RefusedError{Op: "publish", Topic: p.topic, Code: byte(packet.RetainNotSupported)})
 		return
 	}
 	p.qos = min(p.qos, l.server.maxQoS) // [MQTT-3.2.2-11]
-	o := c.outgoing(p, false)
+	o := c.outgoing(p, p.again)
 	if size := o.Size(l.version); size > l.server.maxPacket { // [MQTT-3.2.2-15]
 		c.stats.failed.Add(1)
-		p.settle(fmt.Errorf("%w: a packet of %d bytes, the broker's limit is %d", ErrTooLarge, size, l.server.maxPacket))
+		c.leaveOut(l, p, fmt.Errorf("%w: a packet of %d bytes, the broker's limit is %d", ErrTooLarge, size, l.server.maxPacket))
 		return
 	}
 	c.stats.sent.Add(1)
@@ -286,6 +297,15 @@ func (c *Client) transmit(l *link, p *publication) {
 		o.ID = p.id
 		l.out = o.Append(l.out, l.version)
 	}
+}
+
+// leaveOut settles p, which is not sent. If a former process has sent it, its identifier has to be freed before another
+// message gets it [MQTT-4.3.3-11].
+func (c *Client) leaveOut(l *link, p *publication, err error) {
+	if p.again {
+		l.out = packet.AppendAck(l.out, packet.PUBREL, l.version, p.id, packet.Success)
+	}
+	p.settle(err)
 }
 
 func (c *Client) append(l *link, p *publication, dup bool) {
@@ -313,8 +333,8 @@ func (c *Client) acknowledged(l *link, a *packet.Ack) {
 		c.received(l, p, a)
 		return
 	}
-	if p == nil || p.qos == 1 != (a.Kind == packet.PUBACK) {
-		return // of a session that the broker lost, or its mistake
+	if p == nil || p.qos == 1 != (a.Kind == packet.PUBACK) || a.Kind == packet.PUBCOMP && !p.released {
+		return // of a session that the broker lost, of what a former process left there, or its mistake
 	}
 	if a.Kind == packet.PUBACK && p.call != nil {
 		p.call.acknowledged(a.Code)
@@ -377,9 +397,14 @@ func (c *Client) resume(l *link, present bool) {
 		c.resend = c.flight.head
 		return
 	}
+	for i := range c.box.lanes {
+		for p := c.box.lanes[i].head; p != nil; p = p.next {
+			p.again = false
+		}
+	}
 	for p := c.flight.tail; p != nil; p = c.flight.tail {
 		c.end(p)
-		p.step = unspooled
+		c.unnumber(p)
 		switch {
 		case p.released:
 			p.settle(nil)

@@ -3,6 +3,7 @@ package client
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -100,7 +101,8 @@ func (c *Client) store(p *publication) {
 
 // number gives p and those behind it in its lane identifiers, which are stored together.
 func (c *Client) number(p *publication) {
-	for n := 0; n < spoolNumbers && p != nil && c.ahead < spoolNumbers && c.used < sendMaximum; n, p = n+1, p.next {
+	urgent := p.lane() == safetyLane
+	for n := 0; n < spoolNumbers && p != nil && (urgent || c.ahead < spoolNumbers) && c.used < sendMaximum; n, p = n+1, p.next {
 		if !p.numbers() || p.step != unspooled {
 			continue
 		}
@@ -110,9 +112,9 @@ func (c *Client) number(p *publication) {
 		switch {
 		case c.spool.failing:
 			p.step = numbered
-		case p.lane() == safetyLane:
-			urgent := p
-			time.AfterFunc(spoolPatience, func() { c.hasten(urgent) })
+		case urgent:
+			soon := p
+			time.AfterFunc(spoolPatience, func() { c.hasten(soon) })
 		}
 	}
 }
@@ -130,6 +132,14 @@ func (c *Client) hasten(p *publication) {
 	p.step = numbered
 	if c.link != nil {
 		c.pump(c.link)
+	}
+}
+
+// unnumber takes p's former identifier off the disk, since the broker knows nothing of it.
+func (c *Client) unnumber(p *publication) {
+	if p.step != unspooled {
+		p.step = unspooled
+		c.spool.add(spooled{what: spoolState, p: p, seq: p.seq})
 	}
 }
 
@@ -160,6 +170,9 @@ func (s *spool) forget(p *publication) {
 }
 
 func (s *spool) add(change spooled) {
+	if s.closed {
+		return
+	}
 	s.changes = append(s.changes, change)
 	s.wake()
 }
@@ -261,7 +274,9 @@ func (c *Client) spoolDone(changes []spooled, err error) {
 				c.stats.unstored.Add(1)
 				again = append(again, *x)
 			}
-			c.spoolStepDone(p, x.released)
+			if x.id == p.id {
+				c.spoolStepDone(p, x.released)
+			}
 		}
 	}
 	s.changes = append(again, s.changes...)
@@ -275,6 +290,9 @@ func (c *Client) spoolDone(changes []spooled, err error) {
 // memory, all else is refused unless it is on its way already.
 func (c *Client) unspooled(p *publication, err error) bool {
 	c.stats.unstored.Add(1)
+	if c.link != nil && c.link.ready {
+		return true // the broker makes it safe
+	}
 	err = fmt.Errorf("%w: %w", ErrNotStored, err)
 	if p.lane() == safetyLane || !p.queued {
 		p.accept(err)
@@ -308,6 +326,36 @@ func (s *spool) stop() {
 	}
 	close(s.quit)
 	<-s.done
+}
+
+// disown notes that what could not be committed is not on the disk.
+func (s *spool) disown() {
+	if s == nil {
+		return
+	}
+	for i := range s.changes {
+		if x := &s.changes[i]; x.what == spoolKeep && x.p.seq == x.seq {
+			x.p.seq = 0
+		}
+	}
+}
+
+// unfinished reports whether the broker may have, in its session, a message of QoS 2 that the next process will send: if that
+// session ended, it would be another message to the broker.
+func (c *Client) unfinished() bool {
+	for p := c.flight.head; p != nil; p = p.next {
+		if p.qos == 2 && !p.released && c.spools(p) {
+			return true
+		}
+	}
+	for i := range c.box.lanes {
+		for p := c.box.lanes[i].head; p != nil; p = p.next {
+			if p.again {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func recordKey(seq uint64) []byte {
@@ -349,22 +397,19 @@ func (c *Client) loadSpool() error {
 	if err != nil {
 		return fmt.Errorf("outbox in %s: %w", c.opts.Dir, err)
 	}
-	for _, seq := range slices.Sorted(func(yield func(uint64) bool) {
-		for seq := range all {
-			if !yield(seq) {
-				return
-			}
-		}
-	}) {
+	for _, seq := range slices.Sorted(maps.Keys(all)) {
 		p := all[seq]
-		if p.id == 0 || !c.take(p) {
+		switch {
+		case p.id == 0 || !c.take(p):
 			p.id, p.released = 0, false
 			c.box.add(p)
-			continue
+		case p.released:
+			p.step = numbered
+			c.begin(p)
+		default: // in its turn, as what was before it on its topic may have to be sent again too
+			p.step, p.again = numbered, true
+			c.box.add(p)
 		}
-		p.step = numbered
-		c.flight.pushBack(p)
-		c.ahead--
 	}
 	if n := len(all); n > 0 {
 		c.opts.Logger.Info("messages of a former process wait to be sent", "messages", n, "dir", c.opts.Dir)

@@ -83,6 +83,9 @@ func (s State) running() bool {
 }
 
 // Options configure a service. ID is required, the rest has usable zero values.
+//
+// With Client.Dir, a directory of this service's own, what the service has published and the broker does not have yet, and which
+// commands it has executed, outlive the process. Status and heartbeats are not among it: what they say is not true any more then.
 type Options struct {
 	ID, Type, Version string            // Type "" is ID; Version "" is "0.0.0"
 	Client            client.Options    // URL, credentials, ...; ID and Will are set by Start, a Birth of yours runs after ours

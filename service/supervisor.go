@@ -87,7 +87,7 @@ func Supervise(ctx context.Context, o SupervisorOptions) (*Supervisor, error) {
 	s.registry.supervisor = true
 	s.registry.lost = s.reportLoss
 	co := o.Client
-	co.ID, co.CleanStart, co.SessionExpiry = supervisorID, true, -1
+	co.ID, co.CleanStart, co.SessionExpiry, co.Dir = supervisorID, true, -1, ""
 	var err error
 	if s.client, err = client.Connect(ctx, co); err != nil {
 		return nil, fmt.Errorf("supervisor: %w", err)
