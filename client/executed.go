@@ -56,7 +56,8 @@ func WithRepeatable(f func(command string) bool) ServeOption {
 
 // A requestRecord is the value stored for a request; the key is requestKey and Request.key.
 type requestRecord struct {
-	Seq         uint64          `json:"seq"` // in the order of their begin
+	Seq         uint64          `json:"seq"`             // in the order of their begin
+	Ended       uint64          `json:"ended,omitempty"` // the latest Seq when it ended
 	Command     string          `json:"command"`
 	Deadline    time.Time       `json:"deadline"`
 	Topic       string          `json:"topic,omitempty"` // of the answer, as Publish takes it
@@ -75,6 +76,9 @@ func (r *requestRecord) set(b *store.Batch, key string) error {
 	b.Set(diskKey(key), value)
 	return nil
 }
+
+// leftKey is the key of what a process stores whose answers have all arrived when it ends. No request has it.
+const leftKey = "\x00"
 
 func diskKey(key string) []byte { return append([]byte{requestKey}, key...) }
 
@@ -100,6 +104,9 @@ func (c *Client) recordBegin(r *Request, e *execution) {
 // should have to wait.
 func (c *Client) recordEnd(e *execution, a *reply) {
 	rec := e.record
+	c.requests.mu.Lock()
+	rec.Ended = c.requests.seq
+	c.requests.mu.Unlock()
 	rec.Done = true
 	if a != nil {
 		rec.Topic, rec.Code = a.topic, a.code
@@ -132,7 +139,21 @@ func (c *Client) record(e *execution, evicted []string) error {
 	return err
 }
 
-// loadRequests reads the table from the disk. Requests that a crash has interrupted are answered if anybody can still wait.
+// recordLeave notes that every answer has arrived, so that the next process need not send the latest again.
+func (c *Client) recordLeave() {
+	c.requests.mu.Lock()
+	seq := c.requests.seq
+	c.requests.mu.Unlock()
+	if c.disk == nil || seq == 0 {
+		return
+	}
+	var b store.Batch
+	b.Set(diskKey(leftKey), nil)
+	_ = c.disk.Commit(&b) // without it some answers come twice
+}
+
+// loadRequests reads the table from the disk. Requests that a crash has interrupted are answered if anybody can still wait,
+// and so are those that ended just before it, whose answers may not have left: at most as many run at once as Options.Commands.
 func (c *Client) loadRequests() error {
 	type found struct {
 		key string
@@ -140,7 +161,13 @@ func (c *Client) loadRequests() error {
 	}
 	var all []found
 	var b store.Batch
+	left := false
 	err := c.disk.Scan([]byte{requestKey}, func(key, value []byte) error {
+		if string(key[1:]) == leftKey {
+			left = true
+			b.Delete(key)
+			return nil
+		}
 		f := found{key: string(key[1:])}
 		if err := json.Unmarshal(value, &f.rec); err == nil {
 			all = append(all, f)
@@ -154,10 +181,12 @@ func (c *Client) loadRequests() error {
 	}
 	slices.SortFunc(all, func(x, y found) int { return cmp.Compare(x.rec.Seq, y.rec.Seq) })
 	q := &c.requests
+	if len(all) > 0 {
+		q.seq = all[len(all)-1].rec.Seq
+	}
 	now := time.Now()
 	for i := range all {
 		f := &all[i]
-		q.seq = f.rec.Seq
 		live := now.Before(f.rec.Deadline)
 		if later := len(all) - 1 - i; later >= maxLiveRequests || later >= maxRequests && !live {
 			b.Delete(diskKey(f.key))
@@ -166,12 +195,16 @@ func (c *Client) loadRequests() error {
 		e := &execution{key: f.key, done: true, deadline: f.rec.Deadline, record: &f.rec}
 		if f.rec.Done {
 			e.answer = storedReply(&f.rec)
+			if recent := f.rec.Ended+uint64(2*c.opts.Commands) > q.seq; recent && live && !left && e.answer != nil {
+				_ = e.answer.send(c) // logged there
+			}
 		} else {
 			e.answer = c.interrupted(f.key, e, live)
 			if err := f.rec.set(&b, f.key); err != nil {
 				return err
 			}
 		}
+		f.rec.Answer = nil // e has it
 		q.seen[e.key] = e
 		q.order = append(q.order, e)
 	}
