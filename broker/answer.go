@@ -107,27 +107,35 @@ func (c *conn) answer(kind packet.Type, id uint16, code packet.Code) {
 }
 
 const (
-	lateness = time.Millisecond // how long an answer may wait for company that nobody waits for
+	lateness = time.Millisecond // how long an answer that nobody waits for waits for company, or twice that
 	lateSize = 64               // bytes of them
 )
 
-// wakeLate has the writer look for work within lateness: what is there then may leave earlier, with something else. Caller holds
+// wakeLate has the writer look for work within twice lateness: what is there then may leave earlier, with something else. Caller holds
 // session.mu.
 func (c *conn) wakeLate() {
-	switch {
-	case c.due:
+	if c.due {
 		return
-	case c.delay == nil:
-		c.delay = time.AfterFunc(lateness, func() {
-			c.session.mu.Lock()
-			defer c.session.mu.Unlock()
-			c.due = false
-			c.wake.Signal()
-		})
-	default:
+	}
+	c.due, c.seen = true, c.writes
+	if c.delay == nil {
+		c.delay = time.AfterFunc(lateness, c.tooLate)
+	} else {
 		c.delay.Reset(lateness)
 	}
-	c.due = true
+}
+
+// tooLate wakes the writer, unless what is there is newer than the last write and so may wait a little more.
+func (c *conn) tooLate() {
+	c.session.mu.Lock()
+	defer c.session.mu.Unlock()
+	c.due = false
+	switch {
+	case c.writes == c.seen:
+		c.wake.Signal()
+	case len(c.control) > 0:
+		c.wakeLate()
+	}
 }
 
 // flush hands the collected answers to the writer. A client that does not read them is not read from either.
@@ -142,15 +150,16 @@ func (c *conn) flush() {
 	}
 	if !c.stopping {
 		c.control = append(c.control, c.out...)
-		if len(c.gated) > 0 {
+		switch {
+		case len(c.gated) > 0:
 			for i := range c.gated {
 				c.await(c.gated[i].group)
 			}
 			c.held = append(c.held, c.gated...)
 			c.releaseLocked()
-		} else if c.prompt || len(c.control) > lateSize {
+		case c.prompt || len(c.control) > lateSize:
 			c.wakeBy(c)
-		} else {
+		default:
 			c.wakeLate()
 		}
 	}

@@ -58,6 +58,8 @@ type conn struct {
 	control        []byte      // encoded packets that go before the session's messages
 	delay          *time.Timer // after which control is written at the latest, when that is due
 	due            bool
+	writes         uint64   // how often something was written
+	seen           uint64   // what writes was when delay began
 	held           []answer // answers that wait for the store
 	awaited        *group   // the last group that lets the connection know
 	pongs          int      // PINGREQs to answer, behind the messages that were queued before them

@@ -77,6 +77,7 @@ func (c *conn) busy() bool { return len(c.control) > 0 || c.pongs > 0 || c.sessi
 // is not held any more when gather returns.
 func (c *conn) gather(buf []byte, limit int) []byte {
 	s := c.session
+	c.writes++
 	buf = append(buf, c.control...)
 	c.control = c.control[:0]
 	if cap(c.control) > 4096 {

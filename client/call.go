@@ -33,6 +33,7 @@ type calls struct {
 
 	results sync.Pool // of chan callResult with room for one, empty
 	timers  sync.Pool // of *time.Timer, stopped
+	scratch sync.Pool // of *[]byte
 }
 
 // A call is one of them.
@@ -96,6 +97,7 @@ func (s *calls) end(k *call) {
 func (s *calls) init() {
 	s.pending, s.topics = make(map[string]*call), make(map[string]string)
 	s.results.New = func() any { return make(chan callResult, 1) }
+	s.scratch.New = func() any { return new([]byte) }
 	s.timers.New = func() any {
 		t := time.NewTimer(time.Hour)
 		t.Stop()
@@ -282,11 +284,16 @@ func (c *Client) Call(ctx context.Context, target, command string, parameters, r
 func (c *Client) commandMessage(target, command string, parameters any, timeout time.Duration) (message.Message, error) {
 	p := message.Command{Target: target, Command: command, Timeout: timeout.Seconds()}
 	if parameters != nil {
-		raw, err := message.EncodeJSON(parameters)
+		b := c.calls.scratch.Get().(*[]byte)
+		defer c.calls.scratch.Put(b)
+		raw, err := message.AppendJSON((*b)[:0], parameters)
 		if err != nil {
 			return message.Message{}, fmt.Errorf("parameters: %w", err)
 		}
 		p.Parameters = raw
+		if cap(raw) <= maxSpare {
+			*b = raw
+		}
 	}
 	return message.NewCommand(c.id, p)
 }

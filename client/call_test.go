@@ -429,7 +429,7 @@ func TestRepeatedRequest(t *testing.T) {
 func TestRequestsAreForgotten(t *testing.T) {
 	var q requests
 	q.init()
-	request := func(i int) *Request { return &Request{Sender: "a", key: fmt.Sprint(i)} }
+	request := func(i int) *Request { return &Request{Sender: "a", key: requestID{"a", fmt.Sprint(i)}} }
 	running, _ := q.begin(context.Background(), request(-1))
 	for i := range 2 * maxRequests {
 		e, first := q.begin(context.Background(), request(i))

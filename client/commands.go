@@ -29,7 +29,7 @@ type Request struct {
 
 	correlation string // of the envelope
 	replyTo     string // as Publish takes it; "" is nowhere
-	key         string // of requests; "" if the message has no id
+	key         requestID
 	late        string // why it came too late; "" if it did not
 }
 
@@ -44,11 +44,11 @@ type Request struct {
 // caller cancels meanwhile. Its ctx ends at the deadline (expires_at, else the payload's timeout after receipt; see "Commands
 // and clocks"), when the caller cancels, and when the client closes. A panic of h is answered with an error.
 //
-// A request is acknowledged when h has been started: what a crash interrupts is not run again. With Options.Dir a record of it
-// is on the disk before that, and so is its answer soon after it was sent: the next process answers what comes again with it. What a
-// crash has interrupted is answered with the code interrupted, at once if the caller can still wait. When the disk takes no
-// record the command runs all the same, which is counted in Stats.Unrecorded and logged: that a full disk keeps the mower
-// from obeying is worse than that a crash at that time may run a command twice.
+// A request is acknowledged when h has been started, within two milliseconds: what a crash interrupts is not run again. With
+// Options.Dir a record of it is on the disk before that, and so is its answer soon after it was sent: the next process
+// answers what comes again with it. What a crash has interrupted is answered with the code interrupted, at once if the caller
+// can still wait. When the disk takes no record the command runs all the same, which is counted in Stats.Unrecorded and
+// logged: that a full disk keeps the mower from obeying is worse than that a crash at that time may run a command twice.
 //
 // A request that breaks a rule of the wire format is never handed to h either: it is counted, and answered with an error
 // that names the field and the rule, wherever an answer can go.
@@ -202,7 +202,7 @@ func (s *commandServer) run(r *Request, e *execution) {
 	c := s.c
 	defer func() { <-s.slots }()
 	defer e.ctx.stop()
-	if c.disk != nil && e.key != "" && (s.repeatable == nil || !s.repeatable(r.Command)) {
+	if c.disk != nil && e.key.id != "" && (s.repeatable == nil || !s.repeatable(r.Command)) {
 		c.recordBegin(r, e)
 	}
 	c.handled(r.Delivery.in)
@@ -267,7 +267,7 @@ func (s *commandServer) parse(d *Delivery) (*Request, error) {
 			return r, fmt.Errorf("message_type is %q, not command", m.Metadata.Type)
 		}
 		r.Sender, r.correlation = m.Metadata.Sender, m.Metadata.CorrelationID
-		r.key = r.Sender + "\x00" + m.Metadata.ID
+		r.key = requestID{r.Sender, m.Metadata.ID}
 		var err error
 		if p, err = message.Payload[message.Command](*m); err != nil {
 			return r, err
@@ -375,19 +375,26 @@ func (a *reply) send(c *Client) error {
 	return err
 }
 
+// A requestID is what a request is known by.
+type requestID struct {
+	sender string
+	id     string // of its message; "" if it has none
+}
+
 // requests remembers what was executed, so that nothing is executed twice.
 type requests struct {
 	mu      sync.Mutex
-	seen    map[string]*execution
+	seen    map[requestID]*execution
 	order   []*execution // of seen, oldest first
 	seq     uint64       // of the latest record on disk
-	evicted []string     // keys that are on disk and not in seen any more
+	evicted []requestID  // keys that are on disk and not in seen any more
 	failing atomic.Bool  // the disk takes no records
 }
 
 // An execution is a request that was begun. requests.mu guards it.
 type execution struct {
-	key, sender, correlation string
+	key         requestID // of its Request
+	correlation string
 
 	ctx      deadlineContext // of the handler
 	done     bool
@@ -397,18 +404,18 @@ type execution struct {
 	record   *requestRecord // on disk, else nil
 }
 
-func (q *requests) init() { q.seen = make(map[string]*execution) }
+func (q *requests) init() { q.seen = make(map[requestID]*execution) }
 
 // begin registers r; first is false if it has begun before.
 func (q *requests) begin(life context.Context, r *Request) (e *execution, first bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if e := q.seen[r.key]; e != nil && r.key != "" {
+	if e := q.seen[r.key]; e != nil && r.key.id != "" {
 		return e, false
 	}
-	e = &execution{key: r.key, sender: r.Sender, correlation: r.correlation, deadline: r.Deadline}
+	e = &execution{key: r.key, correlation: r.correlation, deadline: r.Deadline}
 	e.ctx.begin(life, r.Deadline)
-	if r.key == "" {
+	if r.key.id == "" {
 		return e, true
 	}
 	q.evict()
@@ -469,7 +476,7 @@ func (q *requests) cancel(sender, correlation string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for i := len(q.order) - 1; i >= 0; i-- {
-		if e := q.order[i]; e.sender == sender && e.correlation == correlation && !e.done {
+		if e := q.order[i]; e.key.sender == sender && e.correlation == correlation && !e.done {
 			e.ctx.stop()
 		}
 	}

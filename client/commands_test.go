@@ -112,3 +112,49 @@ func TestCancelWithAllSlotsTaken(t *testing.T) {
 		t.Errorf("%d ran, want 1", n)
 	}
 }
+
+// Requests that run at once have a goroutine each, and few are kept when they have ended. To see it fail: let handle go on for ever.
+func TestRequestGoroutines(t *testing.T) {
+	t.Parallel()
+	b := startBroker(t)
+	server, caller := connect(t, Options{URL: b.URL(), ID: "nav"}), connect(t, Options{URL: b.URL()})
+	const n = 30
+	begun, release := make(chan struct{}, n), make(chan struct{})
+	sub, err := server.ServeCommands(testContext(t), "nav", nil, func(context.Context, *Request) (any, error) {
+		begun <- struct{}{}
+		<-release
+		return nil, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for round := range 2 {
+		results := make(chan error, n)
+		for range n {
+			go func() { results <- caller.Call(testContext(t), "nav", "x", nil, nil) }()
+		}
+		for range n {
+			<-begun
+		}
+		if round == 0 {
+			for range n {
+				release <- struct{}{}
+			}
+		} else {
+			close(release)
+		}
+		for range n {
+			if err := <-results; err != nil {
+				t.Error(err)
+			}
+		}
+		eventually(t, "goroutines to end", func() bool {
+			w := &sub.waiting
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			server.mu.Lock()
+			defer server.mu.Unlock()
+			return w.idle > 0 && w.idle <= maxIdle && server.handlers == w.idle
+		})
+	}
+}

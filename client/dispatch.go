@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"time"
 
 	"github.com/lawnberry/lawnberry/internal/packet"
@@ -141,12 +142,7 @@ func (r *receiver) deliver(d *Delivery, n *name, p *packet.Publish) {
 	d.Topic, d.QoS, d.Retained, d.Dup = n.rel, p.QoS, p.Retain, p.Dup
 	d.Received = time.Now()
 	props := &p.Properties
-	n1 := len(p.Payload)
-	both := append(append(make([]byte, 0, n1+len(props.CorrelationData)), p.Payload...), props.CorrelationData...)
-	d.Message = message.NewRaw(both[:n1:n1])
-	if props.CorrelationData != nil {
-		d.CorrelationData = both[n1:]
-	}
+	d.Message, d.CorrelationData = copyOf(p.Payload, props.CorrelationData)
 	if props.ResponseTopic != nil {
 		to := r.name(props.ResponseTopic)
 		d.ResponseTopic, d.answerTo = to.full, to.absolute
@@ -163,6 +159,17 @@ func (r *receiver) deliver(d *Delivery, n *name, p *packet.Publish) {
 	if props.MessageExpiry.OK {
 		d.Expiry = time.Duration(props.MessageExpiry.V) * time.Second
 	}
+}
+
+// copyOf copies what a message has. A small payload shares its copy with the correlation data, which may be kept for longer.
+func copyOf(payload, correlation []byte) (message.Message, []byte) {
+	const small = 1024 // bytes
+	if correlation == nil || len(payload) > small {
+		return message.NewRaw(bytes.Clone(payload)), bytes.Clone(correlation)
+	}
+	n := len(payload)
+	both := append(append(make([]byte, 0, n+len(correlation)), payload...), correlation...)
+	return message.NewRaw(both[:n:n]), both[n:]
 }
 
 // judge decodes the body in d and holds it against the rules. What breaks one stays raw.

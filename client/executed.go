@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/lawnberry/lawnberry/internal/store"
@@ -54,7 +55,7 @@ func WithRepeatable(f func(command string) bool) ServeOption {
 	return func(s *commandServer) { s.repeatable = f }
 }
 
-// A requestRecord is the value stored for a request; the key is requestKey and Request.key.
+// A requestRecord is the value stored for a request; see diskKey for the key.
 type requestRecord struct {
 	Seq         uint64          `json:"seq"`             // in the order of their begin
 	Ended       uint64          `json:"ended,omitempty"` // the latest Seq when it ended
@@ -68,7 +69,7 @@ type requestRecord struct {
 	Answer      json.RawMessage `json:"answer,omitempty"` // the envelope; none when nobody waits for one
 }
 
-func (r *requestRecord) set(b *store.Batch, key string) error {
+func (r *requestRecord) set(b *store.Batch, key requestID) error {
 	value, err := json.Marshal(r)
 	if err != nil {
 		return err
@@ -77,10 +78,16 @@ func (r *requestRecord) set(b *store.Batch, key string) error {
 	return nil
 }
 
-// leftKey is the key of what a process stores whose answers have all arrived when it ends. No request has it.
-const leftKey = "\x00"
+// diskKey is requestKey, the sender, a zero byte, and the id. That of no sender and no id, which no request has, is stored by a
+// process whose answers have all arrived when it ends.
+func diskKey(key requestID) []byte {
+	return append(append(append([]byte{requestKey}, key.sender...), 0), key.id...)
+}
 
-func diskKey(key string) []byte { return append([]byte{requestKey}, key...) }
+func fromDiskKey(key []byte) requestID {
+	sender, id, _ := strings.Cut(string(key[1:]), "\x00")
+	return requestID{sender, id}
+}
 
 // recordBegin makes the record of a request durable.
 func (c *Client) recordBegin(r *Request, e *execution) {
@@ -119,7 +126,7 @@ func (c *Client) recordEnd(e *execution, a *reply) {
 }
 
 // record stores e's record and deletes those that were evicted.
-func (c *Client) record(e *execution, evicted []string) error {
+func (c *Client) record(e *execution, evicted []requestID) error {
 	var b store.Batch
 	err := e.record.set(&b, e.key)
 	for _, key := range evicted {
@@ -148,7 +155,7 @@ func (c *Client) recordLeave() {
 		return
 	}
 	var b store.Batch
-	b.Set(diskKey(leftKey), nil)
+	b.Set(diskKey(requestID{}), nil)
 	_ = c.disk.Commit(&b) // without it some answers come twice
 }
 
@@ -156,19 +163,19 @@ func (c *Client) recordLeave() {
 // and so are those that ended just before it, whose answers may not have left: at most as many run at once as Options.Commands.
 func (c *Client) loadRequests() error {
 	type found struct {
-		key string
+		key requestID
 		rec requestRecord
 	}
 	var all []found
 	var b store.Batch
 	left := false
 	err := c.disk.Scan([]byte{requestKey}, func(key, value []byte) error {
-		if string(key[1:]) == leftKey {
+		f := found{key: fromDiskKey(key)}
+		if f.key == (requestID{}) {
 			left = true
 			b.Delete(key)
 			return nil
 		}
-		f := found{key: string(key[1:])}
 		if err := json.Unmarshal(value, &f.rec); err == nil {
 			all = append(all, f)
 		} else { // of another version, perhaps
@@ -216,9 +223,9 @@ func (c *Client) loadRequests() error {
 
 // interrupted makes the answer to a request that a crash has interrupted, and puts it into the outbox if its caller may
 // still wait.
-func (c *Client) interrupted(key string, e *execution, live bool) *reply {
+func (c *Client) interrupted(key requestID, e *execution, live bool) *reply {
 	rec := e.record
-	c.opts.Logger.Warn("command interrupted by a restart: outcome unknown", "command", rec.Command, "request", printable(key))
+	c.opts.Logger.Warn("command interrupted by a restart: outcome unknown", "command", rec.Command, "request", printable(key.id))
 	rec.Done = true
 	if rec.Topic == "" {
 		return nil

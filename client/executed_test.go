@@ -101,14 +101,14 @@ func TestRepeatableCommands(t *testing.T) {
 }
 
 // begunRecord stores what a process leaves that is killed while a request runs.
-func begunRecord(t *testing.T, dir, key string, rec requestRecord) {
+func begunRecord(t *testing.T, dir, id string, rec requestRecord) {
 	t.Helper()
 	s, err := store.Open(dir, store.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	var b store.Batch
-	if err := rec.set(&b, key); err != nil {
+	if err := rec.set(&b, requestID{"py", id}); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Commit(&b); err != nil {
@@ -129,8 +129,8 @@ func TestInterruptedRequest(t *testing.T) {
 	k := newCollector()
 	subscribe(t, other, "responses/py", k.handle)
 	m := commandTo(t, "nav", "echo", "c")
-	begunRecord(t, dir, "py\x00"+m.Metadata.ID, requestRecord{Seq: 7, Command: "echo", Deadline: time.Now().Add(time.Minute), Topic: "responses/py", Correlation: "c", Data: []byte("d")})
-	begunRecord(t, dir, "py\x00old", requestRecord{Seq: 3, Command: "echo", Deadline: time.Now().Add(-time.Minute), Topic: "responses/py", Correlation: "nobody waits"})
+	begunRecord(t, dir, m.Metadata.ID, requestRecord{Seq: 7, Command: "echo", Deadline: time.Now().Add(time.Minute), Topic: "responses/py", Correlation: "c", Data: []byte("d")})
+	begunRecord(t, dir, "old", requestRecord{Seq: 3, Command: "echo", Deadline: time.Now().Add(-time.Minute), Topic: "responses/py", Correlation: "nobody waits"})
 
 	// One that had just ended, whose answer may not have left, and one from long before.
 	answer, err := message.NewResponse("nav", message.Response{Success: true})
@@ -229,7 +229,7 @@ func TestTableIsBounded(t *testing.T) {
 	c := connect(t, Options{URL: b.URL(), ID: "nav", Dir: dir})
 	now := time.Now()
 	run := func(c *Client, i int, deadline time.Time) {
-		r := &Request{Sender: "py", key: fmt.Sprint(i), Deadline: deadline, replyTo: "responses/py", Delivery: &Delivery{}}
+		r := &Request{Sender: "py", key: requestID{"py", fmt.Sprint(i)}, Deadline: deadline, replyTo: "responses/py", Delivery: &Delivery{}}
 		e, first := c.requests.begin(context.Background(), r)
 		if !first {
 			t.Fatalf("%d has begun before", i)
@@ -277,7 +277,7 @@ func TestTableIsBounded(t *testing.T) {
 	if len(keys) != maxRequests || len(c.requests.seen) != maxRequests || c.requests.seq < uint64(n) {
 		t.Errorf("after a restart: %d on disk, %d in memory, number %d of %d", len(keys), len(c.requests.seen), c.requests.seq, n)
 	}
-	if e := c.requests.seen[fmt.Sprint(n-1)]; e == nil {
+	if e := c.requests.seen[requestID{"py", fmt.Sprint(n - 1)}]; e == nil {
 		t.Error("the latest is forgotten")
 	}
 }

@@ -15,7 +15,7 @@ const (
 	highWater = 64 << 10
 	// maxSpare is the largest write buffer that is kept for reuse.
 	maxSpare = 256 << 10
-	// lateness is how long an acknowledgement may wait for company, and lateSize how many bytes of them.
+	// lateness is how long an acknowledgement waits for company, or twice that, and lateSize how many bytes of them do.
 	lateness = time.Millisecond
 	lateSize = 24
 	// slowLink is the rate, in bytes a second, below which a link that is written to counts as dead.
@@ -45,6 +45,8 @@ type link struct {
 	writing    bool        // somebody is at it
 	urgent     bool        // out holds what is to be written soon
 	due        bool        // delay runs
+	writes     uint64      // how often something was written
+	seen       uint64      // what writes was when delay began
 	rests      sync.Cond   // writing has ended
 	delay      *time.Timer // of what is written late
 	quota      int         // QoS 1 and 2 that may be sent before another is acknowledged [MQTT-4.9.0-2]
@@ -113,22 +115,30 @@ func (c *Client) pushLate(l *link) {
 	}
 }
 
-// writeSoon has what is there written within lateness. Client.mu is held.
+// writeSoon has what is there written within twice lateness. Client.mu is held.
 func (c *Client) writeSoon(l *link) {
-	switch {
-	case l.due:
+	if l.due {
 		return
-	case l.delay == nil:
-		l.delay = time.AfterFunc(lateness, func() {
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			l.due = false
-			c.writeNow(l)
-		})
-	default:
+	}
+	l.due, l.seen = true, l.writes
+	if l.delay == nil {
+		l.delay = time.AfterFunc(lateness, func() { c.writeLate(l) })
+	} else {
 		l.delay.Reset(lateness)
 	}
-	l.due = true
+}
+
+// writeLate writes what is there, unless that is newer than the last write and so may wait a little more.
+func (c *Client) writeLate(l *link) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l.due = false
+	switch {
+	case l.writes == l.seen:
+		c.writeNow(l)
+	case len(l.out) > 0:
+		c.writeSoon(l)
+	}
 }
 
 func (l *link) wakeWriter() {

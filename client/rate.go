@@ -141,6 +141,11 @@ func (m *limiter) sweep(now time.Duration) {
 
 // admit lets p pass, holds it until its turn, or refuses it.
 func (c *Client) admit(p *publication) (pass bool, err error) {
+	if held := c.limiter.held[p.topic]; held != nil && p.class == topic.State { // p is newer
+		older := held.head
+		c.unhold(older)
+		older.settle(ErrSuperseded)
+	}
 	if p.class == topic.Safety || p.birth || p.unlimited || p.rate == 0 && c.opts.Rates.of(p.category) == 0 {
 		return true, nil
 	}
@@ -157,11 +162,6 @@ func (c *Client) admit(p *publication) (pass bool, err error) {
 	case p.class == topic.State:
 		c.stats.conflated.Add(1)
 		log.Debug("over its rate: the latest value waits", "topic", p.topic, "rate", p.rate, "wait", wait)
-		if before != nil {
-			older := before.head
-			c.unhold(older)
-			older.settle(ErrSuperseded)
-		}
 		c.hold(p, wait)
 		c.secure(p)
 		return false, nil

@@ -149,7 +149,16 @@ func TestRateOfStates(t *testing.T) {
 		if !slices.Equal(of, want) {
 			t.Errorf("%q, want %q", of, want)
 		}
-		if s := c.Stats(); s.Conflated != 4+1 || s.Held != 0 || s.RateLimited != 0 {
+		// One that is exempt overtakes what waits, which must not come after it.
+		c.PublishAsync("power/battery", raw("late"))
+		c.PublishAsync("power/battery", raw("later"))
+		c.PublishAsync("power/battery", raw("waits"))
+		c.PublishAsync("power/battery", raw("at once"), Unlimited())
+		time.Sleep(2 * time.Minute)
+		if all := r.all(); all[len(all)-1] != "power/battery at once at 165" {
+			t.Errorf("%q", all)
+		}
+		if s := c.Stats(); s.Conflated != 4+1+1 || s.Held != 0 || s.RateLimited != 0 {
 			t.Errorf("%+v", s)
 		}
 	})

@@ -129,5 +129,5 @@ func (s *commandServer) forward(r *Request, id string, m message.Message) {
 func (q *requests) runs(sender, correlation string) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return slices.ContainsFunc(q.order, func(e *execution) bool { return e.sender == sender && e.correlation == correlation })
+	return slices.ContainsFunc(q.order, func(e *execution) bool { return e.key.sender == sender && e.correlation == correlation })
 }

@@ -91,6 +91,7 @@ func (c *Client) beginWrite(l *link) bool {
 		}
 		l.cur, l.out, l.spare = l.out, l.spare[:0], nil
 		l.done, l.urgent = 0, false
+		l.writes++
 		l.inWrite, l.unwritten = l.unwritten, l.inWrite[:0]
 		l.unheard.Add(int64(len(l.cur)))
 		c.pump(l)

@@ -299,7 +299,7 @@ func Default() *Config {
 		Monitoring: Monitoring{
 			Metrics:      Metrics{CollectionInterval: 60 * time.Second, RetentionPeriod: 24 * time.Hour},
 			Logging:      Logging{Enabled: true, LogLevel: "info"},
-			HealthChecks: HealthChecks{CheckInterval: 30 * time.Second, Timeout: 10 * time.Second},
+			HealthChecks: HealthChecks{Enabled: true, CheckInterval: 30 * time.Second, Timeout: 10 * time.Second},
 		},
 		Integration: Integration{
 			WebSocketBridge: WebSocketBridge{Port: 9002, MaxConnections: 10},

@@ -69,7 +69,7 @@ security:
 monitoring:
   metrics: {enabled: true, collection_interval: 61, retention_period: 86401}
   logging: {enabled: false, log_level: DEBUG, log_messages: true, log_performance: true}
-  health_checks: {enabled: true, check_interval: 31, timeout: 11}
+  health_checks: {enabled: false, check_interval: 31, timeout: 11}
 integration:
   websocket_bridge: {enabled: true, port: 9003, max_connections: 11}
   home_assistant: {enabled: true, discovery_prefix: ha, device_name: Mower, device_id: mower}

@@ -22,7 +22,7 @@ const (
 	noSigning   = "messages are not signed yet"
 	noAccess    = "permissions are not there yet: everyone who may connect may publish and subscribe everything"
 	noMetrics   = "metrics are not exported yet"
-	noChecks    = "health is judged by the services' own heartbeats only"
+	noCheckTime = "how long a service may be silent is its own lease, which it announces (services.heartbeat_timeout)"
 	noWebBridge = "the bridge for browsers is not there yet"
 	noHomeAsst  = "the bridge to Home Assistant is not there yet"
 	noCloud     = "logs are not sent over the network yet"
@@ -205,12 +205,11 @@ func specs() []*spec {
 			doc: "Log latencies and rates.", unsupported: "figures are not logged: lawnberry service info shows a service's",
 			works: off(func(c *Config) *bool { return &c.Monitoring.Logging.LogPerformance })},
 		{path: "monitoring.health_checks.enabled", at: func(c *Config) any { return &c.Monitoring.HealthChecks.Enabled },
-			doc: "Ask services how they are.", unsupported: noChecks,
-			works: off(func(c *Config) *bool { return &c.Monitoring.HealthChecks.Enabled })},
+			doc: "Serve publishes how all services are together on system/health, and reports those that die."},
 		{path: "monitoring.health_checks.check_interval", at: func(c *Config) any { return &c.Monitoring.HealthChecks.CheckInterval },
-			max: maxSeconds, doc: "How often.", unsupported: noChecks},
+			min: 0.1, max: maxSeconds, doc: "How often system/health is published when nothing changes; changes are published at once."},
 		{path: "monitoring.health_checks.timeout", at: func(c *Config) any { return &c.Monitoring.HealthChecks.Timeout },
-			max: maxSeconds, doc: "How long an answer may take.", unsupported: noChecks},
+			max: maxSeconds, doc: "How long an answer may take.", unsupported: noCheckTime},
 
 		{path: "integration.websocket_bridge.enabled", at: func(c *Config) any { return &c.Integration.WebSocketBridge.Enabled },
 			doc: "Run it in serve.", unsupported: noWebBridge,

@@ -2,32 +2,31 @@ package message
 
 import (
 	"encoding/json"
-	"math"
 	"unicode/utf8"
 )
 
 // Somebody waits for a command and its response, so they do not take the way through encoding/json. What is unusual in them, or wrong,
 // does, and gets its errors there.
 
-// appendTo appends p as JSON; ok is false if that needs encoding/json.
-func (p *Command) appendTo(dst []byte) (_ []byte, ok bool) {
-	if !utf8.ValidString(p.Target) || !utf8.ValidString(p.Command) || !isFinite(p.Timeout) || !wellFormed(p.Parameters) {
+// appendTo appends c as JSON; ok is false if that needs encoding/json.
+func (c *Command) appendTo(dst []byte) (_ []byte, ok bool) {
+	if !utf8.ValidString(c.Target) || !utf8.ValidString(c.Command) || !isFinite(c.Timeout) || c.Timeout < 0 || !wellFormedObject(c.Parameters) {
 		return dst, false
 	}
 	dst = append(dst, `{"target":`...)
-	dst = appendString(dst, p.Target)
+	dst = appendString(dst, c.Target)
 	dst = append(dst, `,"command":`...)
-	dst = appendString(dst, p.Command)
+	dst = appendString(dst, c.Command)
 	dst = append(dst, `,"parameters":`...)
-	dst = append(dst, p.Parameters...)
+	dst = append(dst, c.Parameters...)
 	dst = append(dst, `,"timeout":`...)
-	dst = appendSeconds(dst, p.Timeout)
+	dst = appendSeconds(dst, c.Timeout)
 	dst = append(dst, `,"require_ack":`...)
-	return append(appendBool(dst, p.WantsAck()), '}'), true
+	return append(appendBool(dst, c.WantsAck()), '}'), true
 }
 
-// size is about how long p is as JSON.
-func (p *Command) size() int { return 128 + len(p.Target) + len(p.Command) + len(p.Parameters) }
+// size is about how long c is as JSON.
+func (c *Command) size() int { return 128 + len(c.Target) + len(c.Command) + len(c.Parameters) }
 
 // appendTo appends p as JSON; ok is false if that needs encoding/json.
 func (p *Response) appendTo(dst []byte) (_ []byte, ok bool) {
@@ -98,6 +97,8 @@ func wellFormed(raw []byte) bool {
 	return ok && s.badUTF8 < 0 && s.notFinite < 0
 }
 
+func wellFormedObject(raw []byte) bool { return len(raw) > 0 && raw[0] == '{' && wellFormed(raw) }
+
 // scanPayload scans raw as a payload.
 func scanPayload(raw []byte) (s scanner, ok bool) {
 	s = newScanner(raw, deepest)
@@ -105,8 +106,8 @@ func scanPayload(raw []byte) (s scanner, ok bool) {
 	return s, ok && k == object && s.badUTF8 < 0 && s.notFinite < 0
 }
 
-// decode sets p to what raw says; ok is false if that needs encoding/json. p then is as it was.
-func (p *Command) decode(raw []byte) (ok bool) {
+// decode sets c to what raw says; ok is false if that needs encoding/json. c then is as it was.
+func (c *Command) decode(raw []byte) (ok bool) {
 	s, ok := scanPayload(raw)
 	target, command, timeout, ack := s.pay[payTarget], s.pay[payCommand], s.pay[payTimeout], s.pay[payRequireAck]
 	if !ok || !target.is(text) || !command.is(text) || !timeout.is(number) || !ack.is(boolean) {
@@ -116,17 +117,17 @@ func (p *Command) decode(raw []byte) (ok bool) {
 	from, to := min(target.start, command.start), max(target.end, command.end)
 	if target.kind == text && command.kind == text && to-from < 256 {
 		src, near := string(raw[from:to]), span{start: from, end: to}
-		p.Target, p.Command = s.stringIn(src, near, target), s.stringIn(src, near, command)
+		c.Target, c.Command = s.stringIn(src, near, target), s.stringIn(src, near, command)
 	} else {
-		s.setString(&p.Target, target)
-		s.setString(&p.Command, command)
+		s.setString(&c.Target, target)
+		s.setString(&c.Command, command)
 	}
-	p.Parameters = s.raw(s.pay[payParameters])
+	c.Parameters = s.raw(s.pay[payParameters])
 	if timeout.kind == number {
-		p.Timeout = s.float(timeout)
+		c.Timeout = s.float(timeout)
 	}
 	if ack.kind == boolean {
-		p.RequireAck = new(s.b[ack.start] == 't')
+		c.RequireAck = new(s.b[ack.start] == 't')
 	}
 	return true
 }
@@ -165,6 +166,3 @@ func (s *scanner) raw(v span) json.RawMessage {
 	}
 	return s.b[v.start:v.end:v.end]
 }
-
-// unlimited are the limits of a message that we make ourselves: those of the encoder.
-var unlimited = Limits{MaxPayload: math.MaxInt, MaxDepth: math.MaxInt}

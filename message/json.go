@@ -16,11 +16,20 @@ func EncodeJSON(v any) (json.RawMessage, error) {
 	if raw, ok := v.(json.RawMessage); ok && wellFormed(raw) {
 		return raw, nil
 	}
-	raw, err := marshal(v)
+	return AppendJSON(nil, v)
+}
+
+// AppendJSON appends what EncodeJSON returns.
+func AppendJSON(dst []byte, v any) ([]byte, error) {
+	if raw, ok := v.(json.RawMessage); ok && wellFormed(raw) {
+		return append(dst, raw...), nil
+	}
+	raw, err := marshal(dst, v)
 	if err == nil || !isNotFinite(err) {
 		return raw, err
 	}
-	return marshalFinite(v)
+	finite, err := marshalFinite(v)
+	return append(dst, finite...), err
 }
 
 // An encoder is a json.Encoder with its buffer, for use again.
@@ -36,23 +45,25 @@ var encoders = sync.Pool{New: func() any {
 	return e
 }}
 
-func marshal(v any) (json.RawMessage, error) {
+// marshal appends v.
+func marshal(dst []byte, v any) ([]byte, error) {
 	e := encoders.Get().(*encoder)
 	e.buf.Reset()
 	err := e.Encode(v)
 	if err != nil {
-		return nil, err // and e may have half a value in it
+		return dst, err // and e may have half a value in it
 	}
-	raw := bytes.Clone(bytes.TrimSuffix(e.buf.Bytes(), []byte("\n")))
+	dst = append(dst, bytes.TrimSuffix(e.buf.Bytes(), []byte("\n"))...)
 	if e.buf.Cap() <= 64<<10 {
 		encoders.Put(e)
 	}
-	return raw, nil
+	return dst, nil
 }
 
 // A decoder is a json.Decoder with its reader, for use again.
 type decoder struct {
 	from bytes.Reader
+	fed  int64 // bytes that it was given
 	*json.Decoder
 }
 
@@ -65,17 +76,19 @@ var decoders = sync.Pool{New: func() any {
 // DecodeJSON is json.Unmarshal, at a lower price for text that is not large.
 func DecodeJSON(raw []byte, v any) error {
 	const large = 64 << 10 // which a decoder should not keep
-	if len(raw) > large || !wellFormed(raw) {
+	if len(raw) > large {
 		return json.Unmarshal(raw, v)
 	}
 	d := decoders.Get().(*decoder)
 	d.from.Reset(raw)
+	d.fed += int64(len(raw))
 	err := d.Decode(v)
-	if err == nil {
-		d.from.Reset(nil)
-		decoders.Put(d)
+	if rest := int(d.fed - d.InputOffset()); err != nil || rest < 0 || len(bytes.TrimSpace(raw[len(raw)-rest:])) > 0 {
+		return json.Unmarshal(raw, v) // says what is wrong
 	}
-	return err
+	d.from.Reset(nil)
+	decoders.Put(d)
+	return nil
 }
 
 // isNotFinite reports whether a float that JSON does not know is why v was not encoded.
@@ -99,7 +112,7 @@ func marshalFinite(v any) (json.RawMessage, error) {
 		mark64: (1 + rand.Float64()) * 0x1p-1000,
 		mark32: (1 + rand.Float32()) * 0x1p-120,
 	}
-	raw, err := marshal(c.copy(reflect.ValueOf(v), false).Interface())
+	raw, err := marshal(nil, c.copy(reflect.ValueOf(v), false).Interface())
 	if err != nil {
 		return nil, err
 	}

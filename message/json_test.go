@@ -117,7 +117,7 @@ func TestEncodeJSON(t *testing.T) {
 	const finite = 1234.5 // also as float32
 	want := map[string]string{}
 	for name, v := range values(finite) {
-		raw, err := marshal(v)
+		raw, err := marshal(nil, v)
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}

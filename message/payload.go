@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
+	"math"
 	"reflect"
 	"time"
 
@@ -124,7 +125,7 @@ func NewCommand(sender string, p Command) (Message, error) {
 		p.Timeout = defaultTimeout
 	}
 	if raw, ok := p.appendTo(make([]byte, 0, p.size())); ok {
-		return buildRaw(sender, TypeCommand, Normal, raw)
+		return buildOf(sender, TypeCommand, Normal, raw)
 	}
 	ack := p.WantsAck()
 	p.RequireAck = &ack
@@ -134,7 +135,7 @@ func NewCommand(sender string, p Command) (Message, error) {
 // NewResponse returns a response message of now from sender. See NewSensorData.
 func NewResponse(sender string, p Response) (Message, error) {
 	if raw, ok := p.appendTo(make([]byte, 0, p.size())); ok {
-		return buildRaw(sender, TypeResponse, Normal, raw)
+		return buildOf(sender, TypeResponse, Normal, raw)
 	}
 	return build(sender, TypeResponse, Normal, p)
 }
@@ -215,10 +216,18 @@ func build(sender string, t Type, p Priority, payload any) (Message, error) {
 	if err != nil {
 		return Message{}, fmt.Errorf("%s payload: %w", t, err)
 	}
-	return buildRaw(sender, t, p, raw)
+	m, err := buildOf(sender, t, p, raw)
+	if err != nil {
+		return m, err
+	}
+	if err := m.Validate(Limits{MaxPayload: math.MaxInt, MaxDepth: math.MaxInt}); err != nil {
+		return Message{}, err
+	}
+	return m, nil
 }
 
-func buildRaw(sender string, t Type, p Priority, raw json.RawMessage) (Message, error) {
+// buildOf is build for a payload that is encoded and valid.
+func buildOf(sender string, t Type, p Priority, raw json.RawMessage) (Message, error) {
 	m := Message{
 		Metadata: Metadata{
 			Timestamp: Seconds(time.Now()),
@@ -229,7 +238,7 @@ func buildRaw(sender string, t Type, p Priority, raw json.RawMessage) (Message, 
 		},
 		Payload: raw,
 	}
-	if err := m.Validate(unlimited); err != nil {
+	if err := m.Metadata.validate(); err != nil {
 		return Message{}, err
 	}
 	return m, nil

@@ -52,6 +52,10 @@ func (s *Service) EmitEvent(ctx context.Context, eventType string, data any, opt
 }
 
 func (s *Service) event(eventType string, data any, opts ...EmitOption) (message.Message, error) {
+	return newEvent(s.o.ID, eventType, data, opts...)
+}
+
+func newEvent(sender, eventType string, data any, opts ...EmitOption) (message.Message, error) {
 	e := emitting{category: "system", priority: message.Normal}
 	for _, o := range opts {
 		o(&e)
@@ -66,7 +70,7 @@ func (s *Service) event(eventType string, data any, opts ...EmitOption) (message
 	if err != nil {
 		return message.Message{}, fmt.Errorf("event %s: %w", eventType, err)
 	}
-	m, err := message.NewEvent(s.o.ID, message.Event{EventType: eventType, EventData: raw, Source: s.o.ID, Category: e.category})
+	m, err := message.NewEvent(sender, message.Event{EventType: eventType, EventData: raw, Source: sender, Category: e.category})
 	if err != nil {
 		return m, fmt.Errorf("event %s: %w", eventType, err)
 	}
@@ -131,12 +135,16 @@ func (s *Service) emitChangeLocked(id string, old, now State, opts ...client.Pub
 
 // emitOfflineLocked emits a service_offline, without waiting. s.mu is held.
 func (s *Service) emitOfflineLocked(id string, lastSeen time.Time, opts ...client.PublishOption) {
+	s.emitLocked(eventOffline, offlineData(id, lastSeen), opts...)
+}
+
+func offlineData(id string, lastSeen time.Time) serviceOffline {
 	data := serviceOffline{ServiceID: id}
 	if !lastSeen.IsZero() {
 		at := message.Seconds(lastSeen)
 		data.LastSeen = &at
 	}
-	s.emitLocked(eventOffline, data, opts...)
+	return data
 }
 
 func (s *Service) emitLocked(eventType string, data any, opts ...client.PublishOption) {

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/lawnberry/lawnberry/message"
@@ -56,9 +57,12 @@ type registry struct {
 	self    string
 	timeout time.Duration
 	log     *slog.Logger
-	lost    func(i Info, old State) // reports that a service died; called by run. Set before run
-	linked  func() bool             // whether the broker is connected. Set before run
-	wake    chan struct{}           // tells run that something is due earlier than it knows
+	// supervisor is that this one reports first. Otherwise supervised tells whether there is a supervisor, who does. Set before run
+	supervisor bool
+	supervised atomic.Bool
+	lost       func(i Info, old State) // reports that a service died; called by run. Set before run
+	linked     func() bool             // whether the broker is connected. Set before run
+	wake       chan struct{}           // tells run that something is due earlier than it knows
 
 	mu        sync.Mutex // guards the fields below
 	services  map[string]*entry
@@ -79,6 +83,7 @@ type entry struct {
 	before   State         // what it was when it went offline
 	owed     time.Time     // when to report its death, unless somebody else does; zero is never
 	reported bool          // somebody has reported its death
+	byItself bool          // it is offline because it said so
 	shares   bool          // it has the commands to its type through a shared subscription
 }
 
@@ -111,8 +116,11 @@ func (r *registry) apply(id string, rep report, received time.Time) {
 		return
 	}
 	e.last = rep.identity
-	old := e.info.State
+	old, reason := e.info.State, e.info.Reason
 	rep.merge(&e.info)
+	if old == e.info.State && reason != e.info.Reason {
+		r.wakeWaiting()
+	}
 	e.shares = rep.shares
 	if e.info.State != Offline {
 		e.info.LastSeen = received
@@ -130,7 +138,7 @@ func (r *registry) apply(id string, rep report, received time.Time) {
 		r.stateChanged(e, old)
 		return
 	}
-	e.deadline = time.Time{}
+	e.deadline, e.byItself = time.Time{}, rep.byItself()
 	switch {
 	case old == Offline:
 	case old == "": // it was so before we came
@@ -153,8 +161,11 @@ func (r *registry) goneLocked(e *entry, old State, byItself bool) {
 		return
 	}
 	rank := 0
+	if r.supervised.Load() {
+		rank = 1
+	}
 	for id, other := range r.services {
-		if other != e && id != r.self && other.info.State.running() && (id < r.self || !r.seen) {
+		if !r.supervisor && other != e && id != r.self && other.info.State.running() && (id < r.self || !r.seen) {
 			rank++
 		}
 	}
@@ -215,6 +226,11 @@ func (r *registry) stateChanged(e *entry, old State) {
 	for o := range r.observers {
 		o.add(change{e.info.clone(), old})
 	}
+	r.wakeWaiting()
+}
+
+// wakeWaiting wakes those who wait for a change of any state, or of the reason for it. r.mu is held.
+func (r *registry) wakeWaiting() {
 	close(r.changed)
 	r.changed = make(chan struct{})
 }
@@ -269,7 +285,7 @@ func (r *registry) due(now time.Time) (deaths []change, next time.Time) {
 				e.deadline, e.late = now.Add(min(e.lease/4, catchUp)), true
 			default:
 				old := e.info.State
-				e.deadline = time.Time{}
+				e.deadline, e.byItself = time.Time{}, false
 				e.info.State, e.info.Reason = Offline, "silent for "+readable(e.lease)
 				r.goneLocked(e, old, false)
 				r.stateChanged(e, old)
@@ -313,6 +329,24 @@ func (r *registry) all(serviceType string) []Info {
 	}
 	slices.SortFunc(infos, func(a, b Info) int { return cmp.Compare(a.ID, b.ID) })
 	return infos
+}
+
+// A supervisedService is what judge looks at.
+type supervisedService struct {
+	info     Info
+	byItself bool
+}
+
+// entries returns all services, sorted by id.
+func (r *registry) entries() []supervisedService {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := make([]supervisedService, 0, len(r.services))
+	for _, e := range r.services {
+		all = append(all, supervisedService{e.info.clone(), e.byItself})
+	}
+	slices.SortFunc(all, func(a, b supervisedService) int { return cmp.Compare(a.info.ID, b.info.ID) })
+	return all
 }
 
 // offline reports whether target is the id of a service that is offline, and not the type of one that is there; and when it

@@ -349,6 +349,11 @@ func (s *Service) listen(ctx context.Context) error {
 	if _, err := s.client.Subscribe(ctx, "system/health_check", s.onHealthCheck); err != nil {
 		return err
 	}
+	if _, err := s.client.Subscribe(ctx, healthTopic, func(_ context.Context, d *client.Delivery) {
+		s.registry.supervised.Store(supervised(d))
+	}); err != nil {
+		return err
+	}
 	if _, err := s.client.Subscribe(ctx, "system/events/"+eventOffline, s.onOfflineEvent); err != nil {
 		return err
 	}

@@ -172,6 +172,11 @@ func (s State) known() bool {
 	return false
 }
 
+// decodeFields reports whether raw is an object, and decodes it.
+func decodeFields(raw []byte, into *fields) bool {
+	return json.Unmarshal(raw, into) == nil && *into != nil
+}
+
 // readState returns the first state given, in our spelling if it is one of ours.
 func readState(given ...string) State {
 	s := strings.TrimSpace(first(given...))

@@ -3,6 +3,8 @@ package app
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/subtle"
 	"errors"
 	"fmt"
 	"iter"
@@ -13,11 +15,14 @@ import (
 	"strconv"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/lawnberry/lawnberry/broker"
+	"github.com/lawnberry/lawnberry/client"
 	"github.com/lawnberry/lawnberry/config"
 	"github.com/lawnberry/lawnberry/internal/demo"
 	"github.com/lawnberry/lawnberry/internal/store"
+	"github.com/lawnberry/lawnberry/service"
 )
 
 // Options say what to run.
@@ -48,6 +53,7 @@ type App struct {
 	lock      *os.File
 	temporary bool           // dataDir is to be removed
 	broker    *broker.Broker // nil with a broker elsewhere
+	trusted   []byte         // the password of what runs in this process
 	demo      *demo.Demo     // nil without
 	never     chan struct{}  // never closed
 }
@@ -101,6 +107,9 @@ func Start(ctx context.Context, o Options) (_ *App, err error) {
 			return nil, err
 		}
 		a.beside.Go(func() { saveMemory(beside) })
+		if o.Config.Monitoring.HealthChecks.Enabled {
+			a.beside.Go(func() { a.supervise(beside, o.Config) })
+		}
 	}
 	if o.Demo != nil {
 		if err := a.startDemo(ctx, o); err != nil {
@@ -125,6 +134,8 @@ func (a *App) startBroker(ctx context.Context, o Options) error {
 	if options.Logger == nil {
 		options.Logger = a.log
 	}
+	a.trusted = []byte(rand.Text())
+	options.Authenticate = a.trustOurselves(options.Authenticate)
 	a.broker, err = broker.Start(ctx, options)
 	for port, taken := takenPort(err); taken && o.AnyPort && port != 0; port, taken = takenPort(err) {
 		a.log.Warn("port is taken, listening on a free one", "port", port, "holder", portHolder(port))
@@ -152,6 +163,47 @@ func (a *App) startBroker(ctx context.Context, o Options) error {
 	}
 	a.url = a.broker.URL()
 	return nil
+}
+
+// trustOurselves lets in what runs in this process, whatever is configured for others.
+func (a *App) trustOurselves(others func(context.Context, broker.Login) error) func(context.Context, broker.Login) error {
+	if others == nil {
+		return nil
+	}
+	return func(ctx context.Context, l broker.Login) error {
+		if l.HasPassword && subtle.ConstantTimeCompare(l.Password, a.trusted) == 1 {
+			return nil
+		}
+		return others(ctx, l)
+	}
+}
+
+// supervise watches over the services of the broker until ctx ends. Nobody waits for it: a broker is of use without.
+func (a *App) supervise(ctx context.Context, c *config.Config) {
+	options, err := c.ClientOptions()
+	if err != nil {
+		a.log.Error("the services are not watched", "error", err)
+		return
+	}
+	s, err := service.Supervise(ctx, service.SupervisorOptions{
+		Client: client.Options{
+			Dial: a.broker.Dial, Topics: options.Topics, Limits: options.Limits, Username: "lawnberry", Password: client.Secret(a.trusted),
+			Probe: time.Hour, // nothing is between the two
+		},
+		Renew: c.Monitoring.HealthChecks.CheckInterval, Logger: a.log,
+	})
+	if err != nil {
+		if ctx.Err() == nil {
+			a.log.Error("the services are not watched", "error", err)
+		}
+		return
+	}
+	<-ctx.Done()
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	if err := s.Stop(grace); err != nil {
+		a.log.Debug("supervisor", "error", err)
+	}
 }
 
 func (a *App) startDemo(ctx context.Context, o Options) error {
@@ -228,11 +280,11 @@ func (a *App) Stop(ctx context.Context) error {
 	if a.demo != nil {
 		errs = append(errs, a.demo.Stop(ctx))
 	}
+	a.ended()
+	a.beside.Wait()
 	if a.broker != nil {
 		errs = append(errs, a.broker.Stop(ctx))
 	}
-	a.ended()
-	a.beside.Wait()
 	if a.lock != nil {
 		a.lock.Close() // a second time is an error that nobody needs
 	}
