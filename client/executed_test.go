@@ -142,8 +142,8 @@ func TestInterruptedRequest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	begunRecord(t, dir, "py\x00ended", requestRecord{Seq: 200, Ended: 200, Done: true, Command: "echo", Deadline: time.Now().Add(time.Minute), Topic: "responses/late", Answer: body})
-	begunRecord(t, dir, "py\x00before", requestRecord{Seq: 4, Ended: 5, Done: true, Command: "echo", Deadline: time.Now().Add(time.Minute), Topic: "responses/late", Answer: body})
+	begunRecord(t, dir, "ended", requestRecord{Seq: 200, Ended: 200, Done: true, Command: "echo", Deadline: time.Now().Add(time.Minute), Topic: "responses/late", Answer: body})
+	begunRecord(t, dir, "before", requestRecord{Seq: 4, Ended: 5, Done: true, Command: "echo", Deadline: time.Now().Add(time.Minute), Topic: "responses/late", Answer: body})
 	late := newCollector()
 	subscribe(t, other, "responses/late", late.handle)
 
