@@ -106,6 +106,9 @@ func (c *Client) shutDown(ctx context.Context, quiet func() bool) error {
 	}
 	c.spool.stop()
 	err := c.giveUp()
+	if err == nil {
+		c.recordLeave()
+	}
 	if c.disk != nil {
 		err = errors.Join(err, c.disk.Close())
 	}

@@ -57,7 +57,8 @@ func WithRepeatable(f func(command string) bool) ServeOption {
 
 // A requestRecord is the value stored for a request; see diskKey for the key.
 type requestRecord struct {
-	Seq         uint64          `json:"seq"` // in the order of their begin
+	Seq         uint64          `json:"seq"`             // in the order of their begin
+	Ended       uint64          `json:"ended,omitempty"` // the latest Seq when it ended
 	Command     string          `json:"command"`
 	Deadline    time.Time       `json:"deadline"`
 	Topic       string          `json:"topic,omitempty"` // of the answer, as Publish takes it
@@ -77,7 +78,8 @@ func (r *requestRecord) set(b *store.Batch, key requestID) error {
 	return nil
 }
 
-// diskKey is requestKey, the sender, a zero byte, and the id.
+// diskKey is requestKey, the sender, a zero byte, and the id. That of no sender and no id, which no request has, is stored by a
+// process whose answers have all arrived when it ends.
 func diskKey(key requestID) []byte {
 	return append(append(append([]byte{requestKey}, key.sender...), 0), key.id...)
 }
@@ -109,6 +111,9 @@ func (c *Client) recordBegin(r *Request, e *execution) {
 // should have to wait.
 func (c *Client) recordEnd(e *execution, a *reply) {
 	rec := e.record
+	c.requests.mu.Lock()
+	rec.Ended = c.requests.seq
+	c.requests.mu.Unlock()
 	rec.Done = true
 	if a != nil {
 		rec.Topic, rec.Code = a.topic, a.code
@@ -141,7 +146,21 @@ func (c *Client) record(e *execution, evicted []requestID) error {
 	return err
 }
 
-// loadRequests reads the table from the disk. Requests that a crash has interrupted are answered if anybody can still wait.
+// recordLeave notes that every answer has arrived, so that the next process need not send the latest again.
+func (c *Client) recordLeave() {
+	c.requests.mu.Lock()
+	seq := c.requests.seq
+	c.requests.mu.Unlock()
+	if c.disk == nil || seq == 0 {
+		return
+	}
+	var b store.Batch
+	b.Set(diskKey(requestID{}), nil)
+	_ = c.disk.Commit(&b) // without it some answers come twice
+}
+
+// loadRequests reads the table from the disk. Requests that a crash has interrupted are answered if anybody can still wait,
+// and so are those that ended just before it, whose answers may not have left: at most as many run at once as Options.Commands.
 func (c *Client) loadRequests() error {
 	type found struct {
 		key requestID
@@ -149,8 +168,14 @@ func (c *Client) loadRequests() error {
 	}
 	var all []found
 	var b store.Batch
+	left := false
 	err := c.disk.Scan([]byte{requestKey}, func(key, value []byte) error {
 		f := found{key: fromDiskKey(key)}
+		if f.key == (requestID{}) {
+			left = true
+			b.Delete(key)
+			return nil
+		}
 		if err := json.Unmarshal(value, &f.rec); err == nil {
 			all = append(all, f)
 		} else { // of another version, perhaps
@@ -163,10 +188,12 @@ func (c *Client) loadRequests() error {
 	}
 	slices.SortFunc(all, func(x, y found) int { return cmp.Compare(x.rec.Seq, y.rec.Seq) })
 	q := &c.requests
+	if len(all) > 0 {
+		q.seq = all[len(all)-1].rec.Seq
+	}
 	now := time.Now()
 	for i := range all {
 		f := &all[i]
-		q.seq = f.rec.Seq
 		live := now.Before(f.rec.Deadline)
 		if later := len(all) - 1 - i; later >= maxLiveRequests || later >= maxRequests && !live {
 			b.Delete(diskKey(f.key))
@@ -175,12 +202,16 @@ func (c *Client) loadRequests() error {
 		e := &execution{key: f.key, done: true, deadline: f.rec.Deadline, record: &f.rec}
 		if f.rec.Done {
 			e.answer = storedReply(&f.rec)
+			if recent := f.rec.Ended+uint64(2*c.opts.Commands) > q.seq; recent && live && !left && e.answer != nil {
+				_ = e.answer.send(c) // logged there
+			}
 		} else {
 			e.answer = c.interrupted(f.key, e, live)
 			if err := f.rec.set(&b, f.key); err != nil {
 				return err
 			}
 		}
+		f.rec.Answer = nil // e has it
 		q.seen[e.key] = e
 		q.order = append(q.order, e)
 	}

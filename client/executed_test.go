@@ -132,9 +132,28 @@ func TestInterruptedRequest(t *testing.T) {
 	begunRecord(t, dir, m.Metadata.ID, requestRecord{Seq: 7, Command: "echo", Deadline: time.Now().Add(time.Minute), Topic: "responses/py", Correlation: "c", Data: []byte("d")})
 	begunRecord(t, dir, "old", requestRecord{Seq: 3, Command: "echo", Deadline: time.Now().Add(-time.Minute), Topic: "responses/py", Correlation: "nobody waits"})
 
+	// One that had just ended, whose answer may not have left, and one from long before.
+	answer, err := message.NewResponse("nav", message.Response{Success: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer.Metadata.CorrelationID = "ended"
+	body, err := answer.Append(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	begunRecord(t, dir, "ended", requestRecord{Seq: 200, Ended: 200, Done: true, Command: "echo", Deadline: time.Now().Add(time.Minute), Topic: "responses/late", Answer: body})
+	begunRecord(t, dir, "before", requestRecord{Seq: 4, Ended: 5, Done: true, Command: "echo", Deadline: time.Now().Add(time.Minute), Topic: "responses/late", Answer: body})
+	late := newCollector()
+	subscribe(t, other, "responses/late", late.handle)
+
 	server := connect(t, Options{URL: b.URL(), ID: "nav", Dir: dir})
 	ran, _ := serve(t, server, "nav")
 	k.wait(t, 1)
+	late.wait(t, 1)
+	if got := late.settle(t, other); len(got) != 1 || late.all()[0].Message.Metadata.CorrelationID != "ended" {
+		t.Errorf("%q", got)
+	}
 	send(t, other, m)
 	k.wait(t, 2)
 	for _, d := range k.all() {
