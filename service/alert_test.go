@@ -187,16 +187,18 @@ func TestAlertsResolve(t *testing.T) {
 	raise(t, svc, "cond", "error", "while it is so", service.WithResolveWhen(over.Load))
 	raise(t, svc, "odd", "error", "for ever", service.WithResolveWhen(func() bool { panic("do not know") }))
 	raise(t, svc, "time", "warning", "for a moment", service.WithResolveAfter(50*time.Millisecond))
-	gone(t, other, "time")
+	told := func(who *service.Service, kind string, want ...string) {
+		t.Helper()
+		eventually(t, kind+" is raised and resolved", func() bool { return slices.Equal(story(who.AlertHistory(), kind), want) })
+		gone(t, who, kind)
+	}
+	told(other, "time", "raised warning for a moment by a", "resolved warning for a moment by a")
 	if a := standing(t, other, "cond", isCount(1)); !a.AutoResolve {
 		t.Errorf("%+v", a)
 	}
 	over.Store(true)
-	gone(t, other, "cond")
+	told(other, "cond", "raised error while it is so by a", "resolved error while it is so by a")
 	standing(t, other, "odd", isCount(1))
-	if got, want := story(other.AlertHistory(), "time"), []string{"raised warning for a moment by a", "resolved warning for a moment by a"}; !slices.Equal(got, want) {
-		t.Errorf("%q, want %q", got, want)
-	}
 	// A worse one of another does not end with ours.
 	raise(t, svc, "both", "critical", "of a")
 	standing(t, other, "both", isCount(1))
@@ -205,7 +207,7 @@ func TestAlertsResolve(t *testing.T) {
 		t.Errorf("hidden by a lesser one: %+v", a)
 	}
 	raise(t, other, "after", "info", "", service.WithResolveAfter(time.Millisecond))
-	gone(t, svc, "after") // by then the other's time is up as well
+	told(svc, "after", "raised info  by b", "resolved info  by b") // by then the other's time is up as well
 	standing(t, svc, "both", isCount(2))
 }
 

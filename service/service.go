@@ -53,8 +53,12 @@
 //   - Anyone may acknowledge it: the alert stands, and is known to be seen. That ends when the severity rises.
 //   - Anyone may clear it, by an empty retained message. With [WithResolveAfter] and [WithResolveWhen] the service that raised it
 //     clears it by itself, and only then: when that dies or is stopped the alert stays.
-//   - A message that makes an alert less severe than a running service of ours has raised it, from a program that knows nothing of these rules or from
-//     an acknowledgement that crossed it, is put right by that service.
+//   - What is counted stands in the alert's context, under alert_record: raised_by, count, first_raised and last_raised (Unix seconds),
+//     and acknowledged_by and acknowledged_at. It is there from the second time on, or once acknowledged, and a program that
+//     writes none is counted by those who hear it.
+//   - A broker that is not told to keep retained messages forgets alerts when it restarts: raise them again while the reason lasts.
+//   - A message that makes an alert less severe than a running service has raised it, from a program that knows
+//     nothing of these rules or from an acknowledgement that crossed it, is put right by that service.
 package service
 
 import (
