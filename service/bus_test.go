@@ -255,8 +255,12 @@ func TestEvents(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	rainy := newPeer(t, b, "rainy", "system/events/rain")
 	if err := svc.EmitEvent(ctx, "rain", nil, service.WithCategory("weather"), service.WithPriority(message.Critical)); err != nil {
 		t.Fatal(err)
+	}
+	if d := rainy.next("system/events/rain"); d.QoS != 2 {
+		t.Errorf("a critical event came at QoS %d", d.QoS)
 	}
 	eventually(t, "all events", func() bool { mu.Lock(); defer mu.Unlock(); return len(all) == 52 && len(some) == 51 })
 	mu.Lock()
@@ -268,7 +272,7 @@ func TestEvents(t *testing.T) {
 			t.Errorf("%d: %+v", i, e)
 		}
 	}
-	if e := all[51]; e.EventType != "rain" || e.Category != "weather" || string(e.EventData) != `{}` {
+	if e := all[51]; e.EventType != "rain" || e.Category != "weather" || e.Priority != message.Critical || all[50].Priority != message.Normal || string(e.EventData) != `{}` {
 		t.Errorf("%+v", e)
 	}
 	mu.Unlock()

@@ -24,8 +24,9 @@ const reportLife = 30 * time.Second
 // Event is a received event.
 type Event struct {
 	message.Event
-	Sender string
-	Time   time.Time // by the sender's clock
+	Sender   string
+	Time     time.Time // by the sender's clock
+	Priority message.Priority
 }
 
 // EmitOption changes one event: WithCategory, WithPriority.
@@ -110,7 +111,8 @@ func readEvent(d *client.Delivery) (Event, error) {
 	if p.EventType == "" {
 		p.EventType = lastLevel(d.Topic)
 	}
-	return Event{Event: p, Sender: d.Message.Metadata.Sender, Time: d.Message.Metadata.Time()}, nil
+	meta := d.Message.Metadata
+	return Event{Event: p, Sender: meta.Sender, Time: meta.Time(), Priority: meta.Priority}, nil
 }
 
 func lastLevel(topic string) string { return topic[strings.LastIndexByte(topic, '/')+1:] }
@@ -190,63 +192,4 @@ func (s *Service) onOfflineEvent(_ context.Context, d *client.Delivery) {
 	s.missed = s.phase < stopped
 	s.mu.Unlock()
 	s.announceSoon()
-}
-
-// Alert is a received alert.
-type Alert struct {
-	message.Alert
-	Sender   string
-	Time     time.Time // by the sender's clock
-	Retained bool      // it was raised before this subscription
-}
-
-// EmitAlert publishes an alert on safety/alerts/{alert_type}, where it stays (retained) until ClearAlert or the next one of
-// its type. Its priority is critical when its severity is, else high.
-func (s *Service) EmitAlert(ctx context.Context, a message.Alert) error {
-	if err := topic.CheckLevel("alert type", a.AlertType); err != nil {
-		return err
-	}
-	m, err := message.NewAlert(s.o.ID, a)
-	if err != nil {
-		return fmt.Errorf("alert %s: %w", a.AlertType, err)
-	}
-	return s.client.Publish(ctx, "safety/alerts/"+a.AlertType, m, client.WithRetain(true))
-}
-
-// ClearAlert removes the retained alert of a type.
-func (s *Service) ClearAlert(ctx context.Context, alertType string) error {
-	if err := topic.CheckLevel("alert type", alertType); err != nil {
-		return err
-	}
-	return s.client.Publish(ctx, "safety/alerts/"+alertType, message.NewRaw(nil), client.WithRetain(true))
-}
-
-// OnAlert calls h for every alert: those raised before (Retained), and each raised from now on, by this service too. It
-// returns when the broker confirmed. The alerts come one after the other, in order; what is no alert is skipped.
-func (s *Service) OnAlert(ctx context.Context, h func(ctx context.Context, a Alert)) (*client.Subscription, error) {
-	return s.client.Subscribe(ctx, "safety/alerts/+", func(ctx context.Context, d *client.Delivery) {
-		if len(d.Message.Payload) == 0 {
-			return // cleared
-		}
-		a, err := readAlert(d)
-		if err != nil {
-			s.log.Debug("alert ignored", "topic", d.Topic, "error", err)
-			return
-		}
-		h(ctx, a)
-	})
-}
-
-func readAlert(d *client.Delivery) (Alert, error) {
-	if d.Message.Raw || d.Message.Metadata.Type != message.TypeAlert {
-		return Alert{}, fmt.Errorf("the message is no alert")
-	}
-	p, err := message.Payload[message.Alert](d.Message)
-	if err != nil {
-		return Alert{}, err
-	}
-	if p.AlertType == "" {
-		p.AlertType = lastLevel(d.Topic)
-	}
-	return Alert{Alert: p, Sender: d.Message.Metadata.Sender, Time: d.Message.Metadata.Time(), Retained: d.Retained}, nil
 }

@@ -12,7 +12,7 @@
 //
 // A running service is subscribed to what this package itself acts upon: the commands to its id and to its type, the
 // responses to its calls, what was said of its commands before, the status of all services, the request to announce itself (system/health_check), and the event
-// service_offline. The other topics that concern a service (system/events/+, system/health, safety/emergency_stop, and
+// service_offline, and the alerts. The other topics that concern a service (system/events/+, system/health, safety/emergency_stop, and
 // those of its type; [topic.Registry.ForService] lists them all) are subscribed to by the first handler registered for
 // them, with OnEvent, OnAlert or Subscribe: what nobody handles is neither sent to this process nor decoded by it.
 //
@@ -42,6 +42,23 @@
 // that dies cannot: the broker then publishes its Will, or, when it merely hangs, its heartbeats stop and every other service
 // notices by its own clock. That is one death with many observers, so the running service with the smallest id reports it,
 // with the events service_offline and service_state_change; should these fail to appear, the next one does after a second.
+//
+// # Alerts
+//
+// There is one alert of a type, the retained message on safety/alerts/{type}. Any service may raise it, and raises it again while the
+// reason lasts; that is counted and told to nobody unless severity, text or raiser have changed.
+//
+//   - Who raised last is the raiser, except that a worse alert of another stays as it is and is only counted. Give what is not the
+//     same thing a type of its own.
+//   - Anyone may acknowledge it: the alert stands, and is known to be seen. That ends when the severity rises.
+//   - Anyone may clear it, by an empty retained message. With [WithResolveAfter] and [WithResolveWhen] the service that raised it
+//     clears it by itself, and only then: when that dies or is stopped the alert stays.
+//   - What is counted stands in the alert's context, under alert_record: raised_by, count, first_raised and last_raised (Unix seconds),
+//     and acknowledged_by and acknowledged_at. It is there from the second time on, or once acknowledged, and a program that
+//     writes none is counted by those who hear it.
+//   - A broker that is not told to keep retained messages forgets alerts when it restarts: raise them again while the reason lasts.
+//   - A message that makes an alert less severe than a running service has raised it, from a program that knows
+//     nothing of these rules or from an acknowledgement that crossed it, is put right by that service.
 package service
 
 import (
@@ -188,6 +205,7 @@ type Service struct {
 	registry *registry
 	usage    *usage
 	mail     *mail
+	alerts   *alerts
 	started  time.Time
 	metadata []byte // Options.Metadata as JSON
 	host     string
@@ -262,7 +280,7 @@ func Start(ctx context.Context, o Options) (*Service, error) {
 	}
 	s := &Service{
 		o: o, log: o.Logger, started: time.Now(), usage: newUsage(o.DiskPath), host: hostname(),
-		mail: newMail(), ready: make(chan struct{}), done: make(chan struct{}), stopped: make(chan struct{}), synced: make(chan struct{}),
+		mail: newMail(), alerts: newAlerts(), ready: make(chan struct{}), done: make(chan struct{}), stopped: make(chan struct{}), synced: make(chan struct{}),
 		nudge: make(chan struct{}, 1), foreign: make(chan struct{}, 1), first: make(chan chan struct{}),
 		own: verdict{state: Healthy}, health: verdict{state: Healthy}, state: Starting,
 		handlers: make(map[string]handler), described: make(map[string]Command), changed: make(chan struct{}, 1),
@@ -316,6 +334,7 @@ func (s *Service) begin(ctx context.Context) error {
 	s.wg.Go(func() { s.registry.run(s.ctx) })
 	s.wg.Go(s.beat)
 	s.wg.Go(s.deliver)
+	s.wg.Go(s.resolveAlerts)
 	s.watchTargets()
 	if err := s.listen(ctx); err != nil {
 		return err
@@ -358,6 +377,9 @@ func (s *Service) listen(ctx context.Context) error {
 		return err
 	}
 	if _, err := s.client.Subscribe(ctx, "system/events/"+eventOffline, s.onOfflineEvent); err != nil {
+		return err
+	}
+	if _, err := s.client.Subscribe(ctx, alertsTopic+"+", s.onAlert); err != nil {
 		return err
 	}
 	if _, err := s.client.Subscribe(ctx, s.commandsTopic(1)+"/#", s.onCommands); err != nil {
