@@ -3,6 +3,7 @@ package service_test
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -13,8 +14,7 @@ import (
 	"github.com/lawnberry/lawnberry/service"
 )
 
-// Each of three services that wait for each other is told so, by its own Start and long before DependencyTimeout. With the circle not
-// kept when its first member gives up, the others waited to the end; so they did with circles that are only found at the end.
+// Each of three services that wait for each other is told so, by its own Start and long before DependencyTimeout.
 func TestCycleIsNamedEarly(t *testing.T) {
 	t.Parallel()
 	b := newBroker(t)
@@ -44,6 +44,48 @@ func TestCycleIsNamedEarly(t *testing.T) {
 	}
 	if len(named) != 3 {
 		t.Errorf("named by %v", named)
+	}
+}
+
+// lines is a log, line by line.
+type lines chan string
+
+func (l lines) Write(p []byte) (int, error) {
+	l <- string(p)
+	return len(p), nil
+}
+
+// The first of a circle that gives up goes offline: the others name the circle all the same. With the circle not kept they waited
+// for the one that had gone until DependencyTimeout.
+func TestCycleIsNamedByWhoIsLeft(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t)
+	p := newPeer(t, b, "python")
+	say := func(state string) {
+		p.say("system/services/b/status", envelope("b", "status", map[string]any{
+			"status": state, "details": map[string]any{"dependencies": []string{"a"}, "reason": "did not start"},
+		}), client.WithRetain(true))
+	}
+	log, failed := make(lines, 1000), make(chan error, 1)
+	say("starting")
+	go func() {
+		_, err := service.Start(testContext(t), service.Options{
+			ID: "a", Client: client.Options{URL: b.URL()}, Dependencies: []string{"b"}, DependencyTimeout: 15 * time.Second,
+			Logger: slog.New(slog.NewTextHandler(log, nil)),
+		})
+		failed <- err
+	}()
+	for seen := false; !seen; {
+		select {
+		case line := <-log:
+			seen = strings.Contains(line, "wait for each other")
+		case err := <-failed:
+			t.Fatalf("no circle seen: %v", err)
+		}
+	}
+	say("offline")
+	if err := <-failed; !errors.Is(err, service.ErrCycle) || !strings.Contains(err.Error(), "b (offline, ") || !strings.Contains(err.Error(), "(a -> b -> a)") {
+		t.Errorf("%v", err)
 	}
 }
 
@@ -126,32 +168,58 @@ func TestOptionalDependency(t *testing.T) {
 	got.await(t, "other healthy", "camera healthy", "camera shutting_down", "camera offline", "camera starting", "camera healthy")
 }
 
-// A lost dependency has degraded its dependent when that is told of it, also while an earlier call hangs.
-func TestOnDependencyIsToldAfterTheState(t *testing.T) {
+// A call of OnDependency that hangs does not keep the state from what it should be.
+func TestOnDependencyHangs(t *testing.T) {
 	t.Parallel()
 	b := newBroker(t)
 	hardware := start(t, b, service.Options{ID: "hardware"})
 	other := start(t, b, service.Options{ID: "other"})
-	var svc *service.Service
-	ready, release, told := make(chan struct{}), make(chan struct{}), make(chan service.State, 10)
-	svc = start(t, b, service.Options{ID: "navigation", Dependencies: []string{"hardware"}, OnDependency: func(_ string, st service.State) {
-		<-ready
-		if st == service.Offline {
-			told <- svc.State()
-		}
-		if st == service.Healthy {
-			<-release
-		}
+	release, called := make(chan struct{}), make(chan struct{})
+	once := sync.OnceFunc(func() { close(called) })
+	start(t, b, service.Options{ID: "navigation", Dependencies: []string{"hardware"}, OnDependency: func(string, service.State) {
+		once()
+		<-release
 	}})
-	close(ready)
+	t.Cleanup(func() { close(release) }) // before the service is stopped
+	<-called
 	stop(t, hardware)
-	awaitState(t, other, "navigation", service.Degraded) // though the call for healthy has not returned
-	close(release)
-	if st := <-told; st != service.Degraded {
-		t.Errorf("told of the loss while %s", st)
-	}
+	awaitState(t, other, "navigation", service.Degraded)
 	start(t, b, service.Options{ID: "hardware"})
 	awaitState(t, other, "navigation", service.Healthy)
+}
+
+// A lost dependency has degraded its dependent when that is told. With that left to who watches beside, it was
+// still healthy.
+func TestOnDependencyIsToldAfterTheState(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t)
+	hardware := start(t, b, service.Options{ID: "hardware"})
+	told := make(chan service.State)
+	svc := start(t, b, service.Options{ID: "navigation", Dependencies: []string{"hardware"}, OnDependency: func(_ string, st service.State) { told <- st }})
+	await := func(want, own service.State) {
+		t.Helper()
+		for {
+			select {
+			case st := <-told:
+				if st != want {
+					continue // of its beginning
+				}
+				if svc.State() != own {
+					t.Fatalf("told that it is %s while %s", st, svc.State())
+				}
+				return
+			case <-testContext(t).Done():
+				t.Fatalf("never told that it is %s", want)
+			}
+		}
+	}
+	await(service.Healthy, service.Healthy)
+	for range 200 {
+		hardware.SetState(service.Failing, "")
+		await(service.Failing, service.Degraded)
+		hardware.SetState(service.Healthy, "")
+		await(service.Healthy, service.Healthy)
+	}
 }
 
 func TestOptionalDependencyOnItself(t *testing.T) {
