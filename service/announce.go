@@ -38,7 +38,7 @@ func (s *Service) status(v verdict, res message.Resources) (message.Message, err
 		State: v.state, Uptime: up,
 		Dependencies: s.o.Dependencies, Endpoints: s.o.Endpoints, Metadata: s.metadata, Reason: v.reason,
 		Host: s.host, PID: os.Getpid(),
-		Heartbeat: s.o.Heartbeat.Seconds(), Lease: s.o.HeartbeatTimeout.Seconds(), Shares: s.shares.Load(),
+		Heartbeat: s.o.Heartbeat.Seconds(), Lease: s.o.HeartbeatTimeout.Seconds(), Optional: s.o.Optional, Shares: s.shares.Load(),
 	}
 	if d.Endpoints == nil {
 		d.Endpoints = map[string]string{}
@@ -362,7 +362,7 @@ func (s *Service) infoLocked() Info {
 	i := Info{
 		ID: s.o.ID, Type: s.o.Type, Version: s.o.Version, State: s.state, Reason: s.reason, Host: s.host, PID: os.Getpid(),
 		Started: s.started, LastSeen: time.Now(), Uptime: time.Since(s.started),
-		Dependencies: s.o.Dependencies, Endpoints: s.o.Endpoints, Metadata: s.o.Metadata,
+		Dependencies: s.o.Dependencies, Optional: s.o.Optional, Endpoints: s.o.Endpoints, Metadata: s.o.Metadata,
 		Resources: s.usage.known(),
 	}
 	return i.clone()

@@ -27,6 +27,7 @@ type Info struct {
 	LastSeen     time.Time
 	Uptime       time.Duration // as last announced
 	Dependencies []string      // ids
+	Optional     []string      // ids of dependencies that it can do without
 	Endpoints    map[string]string
 	Metadata     map[string]any
 	Resources    message.Resources
@@ -34,6 +35,7 @@ type Info struct {
 
 func (i Info) clone() Info {
 	i.Dependencies = slices.Clone(i.Dependencies)
+	i.Optional = slices.Clone(i.Optional)
 	i.Endpoints = maps.Clone(i.Endpoints)
 	i.Metadata = maps.Clone(i.Metadata)
 	return i
@@ -381,31 +383,6 @@ func (r *registry) states(ids []string) (found []Missing, changed <-chan struct{
 	return found, r.changed
 }
 
-// cycle returns a path from id over the dependencies of services that are alive but not healthy back to id, or nil.
-func (r *registry) cycle(id string, dependencies []string) []string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	visited := make(map[string]bool)
-	var walk func(path, deps []string) []string
-	walk = func(path, deps []string) []string {
-		for _, d := range deps {
-			if d == id {
-				return append(path, d)
-			}
-			e := r.services[d]
-			if visited[d] || e == nil || e.info.State == Healthy || e.info.State == Offline {
-				continue
-			}
-			visited[d] = true
-			if found := walk(append(path, d), e.info.Dependencies); found != nil {
-				return found
-			}
-		}
-		return nil
-	}
-	return walk([]string{id}, dependencies)
-}
-
 // change is one change of a service's state.
 type change struct {
 	info Info
@@ -424,10 +401,15 @@ type observer struct {
 	dropped int
 }
 
-// observe registers f; run must be started for it.
-func (r *registry) observe(f func(i Info, old State)) (o *observer, cancel func()) {
+// observe registers f; run must be started for it. Of those of known that there are it hears first, with what they are now.
+func (r *registry) observe(f func(i Info, old State), known ...string) (o *observer, cancel func()) {
 	o = &observer{f: f, log: r.log, signal: make(chan struct{}, 1), quit: make(chan struct{})}
 	r.mu.Lock()
+	for _, id := range known {
+		if e := r.services[id]; e != nil {
+			o.add(change{info: e.info.clone()})
+		}
+	}
 	r.observers[o] = struct{}{}
 	r.mu.Unlock()
 	return o, sync.OnceFunc(func() {

@@ -108,6 +108,7 @@ type Options struct {
 	Client            client.Options    // URL, credentials, ...; ID and Will are set by Start, a Birth of yours runs after ours
 	Dependencies      []string          // ids of services that must be healthy before Start returns
 	DependencyTimeout time.Duration     // how long Start waits for them; 0 is 60 s
+	Optional          []string          // ids of services that this one uses when they are there: neither awaited nor missed. One that Dependencies has too is required
 	Endpoints         map[string]string // name: topic
 	Metadata          map[string]any    // free, announced with the status
 	Heartbeat         time.Duration     // between two announcements; 0 is 30 s
@@ -128,6 +129,13 @@ type Options struct {
 	// dependencies are awaited. Handlers registered here are in place before anyone can see the service healthy; commands
 	// that come earlier, such as those sent while the service was restarted, wait for it. An error ends Start.
 	Setup func(ctx context.Context, s *Service) error
+
+	// OnDependency, when not nil, is told the states of Dependencies and Optional: from when Setup has returned, first the state of
+	// each that is known, then each change; "" is that of one whose status was cleared. A required one that is neither
+	// Healthy nor Degraded has made this service Degraded by then, until it is back; an optional one changes nothing but what
+	// OnDependency does. The calls are made one after the other, as those of OnService, and delay nothing else. Stop waits for
+	// the one that runs.
+	OnDependency func(id string, state State)
 
 	peerTimeout time.Duration // silence after which a peer is offline that announces no lease
 
@@ -182,16 +190,21 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	err := errors.Join(topic.CheckLevel("service id", o.ID), topic.CheckLevel("service type", o.Type))
 	deps := make([]string, 0, len(o.Dependencies))
-	for _, id := range o.Dependencies {
+	var optional []string
+	for i, id := range slices.Concat(o.Dependencies, o.Optional) {
 		err = errors.Join(err, topic.CheckLevel("dependency", id))
 		if id == o.ID {
 			err = errors.Join(err, fmt.Errorf("the service depends on itself: remove %s from its dependencies", id))
 		}
-		if !slices.Contains(deps, id) {
+		switch {
+		case slices.Contains(deps, id) || slices.Contains(optional, id):
+		case i < len(o.Dependencies):
 			deps = append(deps, id)
+		default:
+			optional = append(optional, id)
 		}
 	}
-	o.Dependencies = deps
+	o.Dependencies, o.Optional = deps, optional
 	o.Endpoints = maps.Clone(o.Endpoints)
 	o.Metadata = maps.Clone(o.Metadata)
 	return o, err
@@ -269,7 +282,8 @@ const cleanup = 3 * time.Second
 // returns, the registry holds every service whose status the broker had retained.
 //
 // It answers ping, status and shutdown, and what Options.Setup registered, from its first announcement on. A dependency
-// that is not healthy after DependencyTimeout, or when ctx ends, gives a *[DependencyError] that names each missing one.
+// that is not healthy after DependencyTimeout, or when ctx ends, gives a *[DependencyError] that names each missing one. Services
+// that wait for each other in a circle are told so after a second, by a *[DependencyError] that is [ErrCycle].
 // An id that a running process has already gives an *[InUseError].
 // On error everything is taken back: the service is announced as offline, and nothing keeps running. ctx bounds Start
 // alone; the service lives until Stop.
@@ -479,12 +493,17 @@ func (s *Service) isStopping() bool {
 // The calls are made in the order of the changes, by one goroutine of this registration's own: f delays nobody else. A
 // registration that is 4,096 changes behind loses the oldest. After cancel returned no further call begins.
 func (s *Service) OnService(f func(i Info, old State)) (cancel func()) {
+	return s.observe(f)
+}
+
+// observe is OnService, for those of known that there are beginning with what they are.
+func (s *Service) observe(f func(i Info, old State), known ...string) (cancel func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.phase >= stopping { // Stop waits for the goroutines that there are
 		return func() {}
 	}
-	o, cancel := s.registry.observe(f)
+	o, cancel := s.registry.observe(f, known...)
 	s.wg.Go(func() { o.run(s.ctx) })
 	return cancel
 }

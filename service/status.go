@@ -31,8 +31,9 @@ type details struct {
 	Reason        string            `json:"reason,omitempty"`
 	Host          string            `json:"host,omitempty"`
 	PID           int               `json:"pid,omitempty"`
-	Heartbeat     float64           `json:"heartbeat_interval"`        // seconds; beside the base format, as is the lease:
-	Lease         float64           `json:"heartbeat_timeout"`         // seconds of silence after which the service counts as offline
+	Heartbeat     float64           `json:"heartbeat_interval"` // seconds; beside the base format, as is the lease:
+	Lease         float64           `json:"heartbeat_timeout"`  // seconds of silence after which the service counts as offline
+	Optional      []string          `json:"optional_dependencies,omitempty"`
 	Shares        bool              `json:"shares_commands,omitempty"` // those to its type, with the others of the type
 }
 
@@ -59,6 +60,7 @@ type report struct {
 	started, heartbeat   time.Time
 	uptime               time.Duration
 	dependencies         []string
+	optional             []string
 	endpoints            map[string]string
 	metadata             map[string]any
 	resources            *message.Resources
@@ -114,6 +116,7 @@ func readStatus(d *client.Delivery) (rep report, ok bool) {
 	}
 	rep.uptime = seconds(uptime)
 	_ = json.Unmarshal(det["dependencies"], &rep.dependencies)
+	_ = json.Unmarshal(det["optional_dependencies"], &rep.optional)
 	_ = json.Unmarshal(det["endpoints"], &rep.endpoints)
 	_ = json.Unmarshal(det["metadata"], &rep.metadata)
 	var res fields
@@ -147,7 +150,7 @@ func (rep *report) merge(i *Info) {
 		i.Uptime = rep.uptime
 	}
 	if rep.dependencies != nil {
-		i.Dependencies = rep.dependencies
+		i.Dependencies, i.Optional = rep.dependencies, rep.optional // who names no optional ones has none
 	}
 	if rep.endpoints != nil {
 		i.Endpoints = rep.endpoints

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"regexp"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -59,7 +60,7 @@ type walked struct {
 }
 
 // testService is a service with the id and the broker's URL of its arguments: echo returns its parameters, fail fails,
-// hang never answers, walk reports progress.
+// hang never answers, walk reports progress. Further arguments are what it depends on, with a question mark if optional.
 func testService() {
 	fail := func(err error) {
 		if err != nil {
@@ -68,8 +69,16 @@ func testService() {
 		}
 	}
 	ctx := context.Background()
+	var required, optional []string
+	for _, id := range os.Args[3:] {
+		if name, found := strings.CutSuffix(id, "?"); found {
+			optional = append(optional, name)
+		} else {
+			required = append(required, id)
+		}
+	}
 	s, err := service.Start(ctx, service.Options{
-		ID: os.Args[1], Type: "test", Version: "1.2.3", Client: client.Options{URL: os.Args[2]},
+		ID: os.Args[1], Dependencies: required, Optional: optional, Type: "test", Version: "1.2.3", Client: client.Options{URL: os.Args[2]},
 		Endpoints: map[string]string{"data": "sensors/test/data"}, Metadata: map[string]any{"colour": "green"},
 	})
 	fail(err)

@@ -24,10 +24,11 @@ func (t *tool) serviceVerbs() *cobra.Command {
 		Short: "Look at the services",
 		Example: `  lawnberry service ls
   lawnberry service info navigation
+  lawnberry service graph
   lawnberry service ping safety --count 10`,
 	}
 	asGroup(c)
-	c.AddCommand(t.serviceLs(), t.serviceInfo(), t.servicePing())
+	c.AddCommand(t.serviceLs(), t.serviceInfo(), t.serviceGraph(), t.servicePing())
 	return c
 }
 
@@ -120,6 +121,7 @@ func (t *tool) describeService(s serviceInfo) {
 	if s.Reported != s.State {
 		row("reported", s.Reported, plain)
 	}
+	row("reason", s.Reason, plain)
 	row("version", s.Version, plain)
 	if !s.Started.IsZero() {
 		row("started", s.Started.Local().Format("2006-01-02 15:04:05"), plain)
@@ -130,6 +132,7 @@ func (t *tool) describeService(s serviceInfo) {
 	row("memory", fmt.Sprintf("%.1f%%", s.Resources.Memory), plain)
 	row("disk", fmt.Sprintf("%.1f%%", s.Resources.Disk), plain)
 	row("depends on", strings.Join(s.Dependencies, ", "), plain)
+	row("uses", strings.Join(s.Optional, ", "), plain)
 	for _, name := range slices.Sorted(maps.Keys(s.Endpoints)) {
 		row("endpoint "+name, s.Endpoints[name], plain)
 	}
@@ -269,7 +272,9 @@ type serviceInfo struct {
 	Started      time.Time                  `json:"started,omitzero"`
 	Uptime       float64                    `json:"uptime_s"`
 	LastSeen     time.Time                  `json:"last_seen"`
+	Reason       string                     `json:"reason,omitempty"` // for what it reported
 	Dependencies []string                   `json:"dependencies"`
+	Optional     []string                   `json:"optional_dependencies,omitempty"`
 	Endpoints    map[string]string          `json:"endpoints"`
 	Metadata     map[string]json.RawMessage `json:"metadata"`
 	Resources    message.Resources          `json:"resources"`
@@ -302,7 +307,9 @@ func parseService(d *client.Delivery) (serviceInfo, bool) {
 		Type         string                     `json:"service_type"`
 		Version      string                     `json:"version"`
 		Start        any                        `json:"start_time"`
+		Reason       string                     `json:"reason"`
 		Dependencies []string                   `json:"dependencies"`
+		Optional     []string                   `json:"optional_dependencies"`
 		Endpoints    map[string]string          `json:"endpoints"`
 		Metadata     map[string]json.RawMessage `json:"metadata"`
 	}
@@ -310,7 +317,7 @@ func parseService(d *client.Delivery) (serviceInfo, bool) {
 	s := serviceInfo{
 		ID: levels[len(levels)-2], Type: details.Type, State: status.Status, Version: cmp.Or(details.Version, status.Version),
 		Uptime: status.Uptime, LastSeen: d.Message.Metadata.Time(), Dependencies: append([]string{}, details.Dependencies...),
-		Endpoints: details.Endpoints, Metadata: details.Metadata, Resources: status.Resources,
+		Reason: details.Reason, Optional: details.Optional, Endpoints: details.Endpoints, Metadata: details.Metadata, Resources: status.Resources,
 	}
 	if seconds, ok := details.Start.(float64); ok && seconds > 0 {
 		s.Started = message.Metadata{Timestamp: seconds}.Time()
@@ -474,7 +481,7 @@ func (r *roll) markOffline(timeout time.Duration) {
 	defer r.mu.Unlock()
 	for _, id := range ids {
 		s := r.services[id]
-		s.State, s.Reported = "offline", s.State
+		s.State, s.Reported, s.Reason = "offline", s.State, ""
 		r.services[id] = s
 	}
 }
