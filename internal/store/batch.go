@@ -51,9 +51,9 @@ func (b *Batch) add(kind byte, key, value []byte) {
 	b.count++
 }
 
-// applyTo adds the changes to a batch of Pebble's.
-func (b *Batch) applyTo(p *pebble.Batch) error {
-	rest := b.data
+// applyTo adds the changes of a Batch to one of Pebble's.
+func applyTo(p *pebble.Batch, changes []byte) error {
+	rest := changes
 	part := func() []byte {
 		n, w := binary.Uvarint(rest)
 		p := rest[w : w+int(n)]

@@ -1,6 +1,8 @@
 package store
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"sync/atomic"
@@ -53,8 +55,9 @@ func TestFaults(t *testing.T) {
 			f.count.Store(0)
 			f.from.Store(from)
 			var kept []string
+			var b Batch // one for all, as the broker does it
 			commit := func(key string) bool {
-				var b Batch
+				b.Reset()
 				b.Set([]byte(key), []byte(key))
 				err := s.Commit(&b)
 				if err == nil {
@@ -105,4 +108,32 @@ func TestFaults(t *testing.T) {
 		}
 	}
 	t.Logf("%d runs: %d commits acknowledged, all kept; %d refused", runs, acknowledged, refused)
+}
+
+// TestAbandonedBatch is the promise that a batch may be used again once Commit has returned, also when it gave up waiting
+// while the committer was at work on it.
+func TestAbandonedBatch(t *testing.T) {
+	t.Parallel()
+	in := &instance{
+		queue: make(chan *request), quit: make(chan struct{}), ended: make(chan struct{}), dead: make(chan struct{}),
+		files: newGuard(vfs.Default, Always),
+	}
+	var b Batch
+	b.Set([]byte("key"), []byte("first"))
+	returned := make(chan error, 1)
+	go func() { returned <- in.commit(&b) }()
+	r := <-in.queue
+	before := bytes.Clone(r.changes)
+	in.kill(syscall.EIO)
+	if err := <-returned; !errors.Is(err, syscall.EIO) {
+		t.Fatalf("Commit returned %v, want the instance's error", err)
+	}
+	if !bytes.Equal(b.data, before) {
+		t.Errorf("the batch holds %q after the failure, want %q: it may be committed again", b.data, before)
+	}
+	b.Reset()
+	b.Set([]byte("key"), []byte("other"))
+	if !bytes.Equal(r.changes, before) {
+		t.Errorf("the committer reads %q now, want %q", r.changes, before)
+	}
 }

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"runtime"
@@ -30,8 +31,8 @@ type instance struct {
 
 // A request is one Commit.
 type request struct {
-	batch *Batch
-	done  chan error
+	changes []byte // of a Batch; read by the committer for as long as it likes, so nobody writes to them
+	done    chan error
 }
 
 const (
@@ -133,7 +134,7 @@ func (q quiet) Fatalf(format string, args ...any) {
 
 // commit commits b with whatever else is waiting.
 func (in *instance) commit(b *Batch) error {
-	r := &request{batch: b, done: make(chan error, 1)}
+	r := &request{changes: b.data, done: make(chan error, 1)}
 	select {
 	case in.queue <- r:
 	case <-in.dead:
@@ -141,19 +142,28 @@ func (in *instance) commit(b *Batch) error {
 	case <-in.ended:
 		return ErrClosed
 	}
+	answered, err := in.await(r)
+	if !answered { // the committer may be reading the changes still, or be about to
+		b.data = bytes.Clone(b.data)
+	}
+	return err
+}
+
+// await returns the outcome of r; answered is that the committer has told it, and so is done with r.
+func (in *instance) await(r *request) (answered bool, err error) {
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	select {
 	case err := <-r.done:
-		return err
+		return true, err
 	case <-in.dead:
-		return in.err
+		return false, in.err
 	case <-in.ended:
-		return ErrClosed
+		return false, ErrClosed
 	case <-timer.C:
 		err := fmt.Errorf("not on the disk after %v", patience)
 		in.kill(err)
-		return err
+		return false, err
 	}
 }
 
@@ -171,11 +181,11 @@ func (in *instance) run() {
 		case <-in.dead:
 			return
 		}
-		for size := group[0].batch.Size(); size < groupBytes; {
+		for size := len(group[0].changes); size < groupBytes; {
 			select {
 			case r := <-in.queue:
 				group = append(group, r)
-				size += r.batch.Size()
+				size += len(r.changes)
 				continue
 			default:
 			}
@@ -195,12 +205,12 @@ func (in *instance) apply(group []*request) (err error) {
 		}
 	}()
 	b := in.db.NewBatch()
-	bytes := 0
+	size := 0
 	for _, r := range group {
-		if err := r.batch.applyTo(b); err != nil {
+		if err := applyTo(b, r.changes); err != nil {
 			return err
 		}
-		bytes += r.batch.Size()
+		size += len(r.changes)
 	}
 	// Pebble is to hand the bytes to the operating system in every mode; the guard decides what a sync is.
 	if err := in.db.Apply(b, pebble.Sync); err != nil {
@@ -213,7 +223,7 @@ func (in *instance) apply(group []*request) (err error) {
 	}
 	in.commits.Add(uint64(len(group)))
 	in.groups.Add(1)
-	in.bytes.Add(uint64(bytes))
+	in.bytes.Add(uint64(size))
 	return b.Close()
 }
 
