@@ -66,6 +66,7 @@ type Client struct {
 	ended    chan struct{} // closed when one of them ends; nil if nobody waits
 	closing  bool          // Close has begun
 	refusing bool          // Publish returns ErrClosed
+	unsent   bool          // Close gave up messages
 	states   *states       // nil without OnState
 }
 

@@ -115,6 +115,22 @@ func (c *Client) shutDown(ctx context.Context, quiet func() bool) error {
 	return err
 }
 
+// Flush waits until nothing waits to be sent or acknowledged: all that was published before has arrived at the broker, or was
+// dropped, as its receipt says. Its error is that of ctx, and says how many messages wait; or ErrClosed.
+func (c *Client) Flush(ctx context.Context) error {
+	c.await(ctx, &c.flushed, c.empty)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch n := c.box.len() + c.flight.n + c.limiter.n; {
+	case c.unsent:
+	case c.empty():
+		return nil
+	case ctx.Err() != nil:
+		return fmt.Errorf("flush: %d messages wait for the broker %s: %w", n, c.endpoint.name, ctx.Err())
+	}
+	return fmt.Errorf("flush: %w", ErrClosed)
+}
+
 // await waits until reached, called under mu, or ctx ends. Whoever changes what reached looks at closes *ch.
 func (c *Client) await(ctx context.Context, ch *chan struct{}, reached func() bool) {
 	for {
@@ -232,6 +248,7 @@ func (c *Client) giveUp() error {
 	if c.parkedAt != nil {
 		c.parkedAt.Stop()
 	}
+	c.unsent = lost+kept > 0
 	if kept > 0 {
 		c.opts.Logger.Info("messages wait for the next process", "messages", kept, "dir", c.opts.Dir)
 	}

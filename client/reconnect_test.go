@@ -584,6 +584,51 @@ func TestCloseFlushes(t *testing.T) {
 	}
 }
 
+// Flush returns when all has arrived, and says what has not.
+func TestFlush(t *testing.T) {
+	t.Parallel()
+	b := startBroker(t)
+	k := newCollector()
+	subscribe(t, connect(t, Options{URL: b.URL()}), "x", k.handle)
+	p, url := startProxy(t, b)
+	c := connect(t, Options{URL: url})
+	if err := c.Flush(testContext(t)); err != nil {
+		t.Errorf("with nothing to wait for: %v", err)
+	}
+	offline(t, p, c)
+	var receipts []*Receipt
+	for i := range 100 {
+		receipts = append(receipts, c.PublishAsync("x", raw(strconv.Itoa(i)), WithQoS(byte(1+i%2))))
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if err := c.Flush(ctx); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "100 messages wait") {
+		t.Errorf("without a connection: %v", err)
+	}
+	p.Refuse(false)
+	if err := c.Flush(testContext(t)); err != nil {
+		t.Error(err)
+	}
+	for i, r := range receipts {
+		select {
+		case <-r.Done():
+		default:
+			t.Fatalf("Flush returned before message %d was acknowledged", i)
+		}
+	}
+	k.wait(t, 100)
+	offline(t, p, c)
+	c.PublishAsync("x", raw("lost"))
+	ended := make(chan error, 1)
+	go func() { ended <- c.Flush(context.Background()) }()
+	ctx, cancel = context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	_ = c.Close(ctx) // says what is lost
+	if err := <-ended; !errors.Is(err, ErrClosed) {
+		t.Errorf("Flush of a client that was closed: %v", err)
+	}
+}
+
 // A clean Close ends the session by default, and keeps it when asked to; no Will is published.
 func TestCloseAndSession(t *testing.T) {
 	b := startBroker(t)

@@ -14,9 +14,6 @@ var builtins = [...]string{"ping", "shutdown", "status"}
 
 func isBuiltin(command string) bool { return slices.Contains(builtins[:], command) }
 
-// shutdownPatience bounds the Stop that the shutdown command begins.
-const shutdownPatience = 10 * time.Second
-
 // pong is the result of ping.
 type pong struct {
 	Pong      bool    `json:"pong"`
@@ -79,7 +76,7 @@ func (s *Service) builtin(command string) func() any {
 			s.log.Info("asked to shut down")
 			// The client answers before it closes; Stop is what ends this goroutine and everything else.
 			go func() {
-				ctx, cancel := context.WithTimeout(context.Background(), shutdownPatience)
+				ctx, cancel := context.WithTimeout(context.Background(), runPatience)
 				defer cancel()
 				if err := s.Stop(ctx); err != nil {
 					s.log.Warn("shutdown incomplete", "error", err)

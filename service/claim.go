@@ -194,7 +194,7 @@ func (s *Service) reclaim() {
 	s.ousted = used
 	s.mu.Unlock()
 	go func() { // it waits for this goroutine
-		ctx, cancel := context.WithTimeout(context.Background(), shutdownPatience)
+		ctx, cancel := context.WithTimeout(context.Background(), runPatience)
 		defer cancel()
 		_ = s.stop(ctx, "put out by another process") // whoever calls Stop is told
 	}()

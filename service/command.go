@@ -164,13 +164,17 @@ func (s *Service) dispatch(ctx context.Context, r *client.Request) (result any, 
 	}
 	select {
 	case <-s.ready:
+	case <-s.done:
 	case <-ctx.Done():
 		return nil, fail(client.CodeFailed, "the service is still being set up")
 	}
 	s.mu.Lock()
-	h := s.handlers[r.Command]
+	h, leaving := s.handlers[r.Command], s.phase >= stopping
 	s.mu.Unlock()
-	if h == nil {
+	switch {
+	case leaving: // what the functions of OnShutdown have put to rest must not be set going again
+		return nil, fail(client.CodeRefused, "the service is stopping, the command was not run")
+	case h == nil:
 		return nil, fail(client.CodeUnknownCommand, fmt.Sprintf("unknown command %q, known are: %s", r.Command, strings.Join(s.commands(), ", ")))
 	}
 	return h(ctx, r.Parameters)

@@ -30,6 +30,9 @@ func TestMain(m *testing.M) {
 		victim(url)
 		return
 	}
+	if url := os.Getenv(programURL); url != "" {
+		os.Exit(program(url))
+	}
 	goleak.VerifyTestMain(m)
 }
 

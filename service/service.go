@@ -24,6 +24,7 @@
 //     comes again (same sender and message id) gets the answer of the first time. With client.Options.Dir that holds over crashes
 //     and restarts; without, a restart forgets what was run.
 //   - A handler's ctx ends at the deadline, when the caller gives up, and with Stop. Commands run beside each other, in no order.
+//   - Once Stop has begun no handler begins: what comes is refused, and can be sent again to the service's next start.
 //   - A call returns the result, or a [client.CommandError]. Where nobody can know how far a command came, its text ends with
 //     "outcome unknown": at the deadline, when it was cancelled, when the target was restarted (code interrupted) or went offline. It has
 //     run then, or not, or in part. No system can promise that each command runs exactly once: ask for the state that it
@@ -252,6 +253,7 @@ type Service struct {
 	described map[string]Command // by name
 	catalogue catalogue
 	shutdown  []func(ctx context.Context)
+	expected  []*expectation
 	ousted    *InUseError // another process has this service's id, and its place
 	stopErr   error       // of Stop, valid when stopped is closed
 }
@@ -419,7 +421,8 @@ func (s *Service) State() State {
 }
 
 // SetState reports a state of the service's own (Healthy, Degraded or Failing) with a reason; a change is announced at
-// once. What others see is the worst of this, of what Options.Health says, and of Degraded while a dependency is lost.
+// once. What others see is the worst of this, of what Options.Health says, and of Degraded while a dependency is lost or a topic of
+// [Service.Expect] is stale.
 // Before Start has returned it takes effect when the service would become healthy. Other states are the package's to set: they
 // are logged and ignored.
 func (s *Service) SetState(st State, reason string) {
@@ -470,7 +473,7 @@ func (s *Service) verdictLocked() verdict {
 		return verdict{Offline, s.reason}
 	}
 	worst := s.own
-	for _, v := range []verdict{s.health, s.dependencyVerdict()} {
+	for _, v := range []verdict{s.health, s.dependencyVerdict(), s.staleVerdictLocked()} {
 		if severity(v.state) > severity(worst.state) {
 			worst = v
 		}

@@ -21,10 +21,12 @@ const (
 	lastGrace = time.Second
 	// goodbyeTime bounds everything after the shutdown functions when ctx has no deadline.
 	goodbyeTime = 5 * time.Second
+	// endingTime is for goroutines to end that have been told so.
+	endingTime = 100 * time.Millisecond
 )
 
-// Stop ends the service: it announces shutting_down, runs the shutdown functions (the last registered first), announces
-// offline, disconnects so that no Will is published, and waits for everything that runs.
+// Stop ends the service: it announces shutting_down, runs the shutdown functions (the last registered first), waits until
+// what it has published has arrived, announces offline, disconnects so that no Will is published, and waits for everything that runs.
 //
 // It is idempotent and may be called concurrently, and the command shutdown calls it too: every call returns what the
 // first one did. It returns when ctx ends, with an error that says what was left undone; what hangs is left behind
@@ -80,11 +82,11 @@ func (s *Service) leave(ctx context.Context) error {
 	hurry, now := context.WithCancel(ctx)
 	now()
 	s.cancel() // no heartbeat follows the goodbye
+	if s.putOut() == nil {
+		s.flush(ctx)
+	}
 	err := s.sayGoodbye(ctx)
-	s.mu.Lock()
-	ousted := s.ousted
-	s.mu.Unlock()
-	if ousted != nil { // what waits to be said is not this service's to say any more
+	if ousted := s.putOut(); ousted != nil { // what waits to be said is not this service's to say any more
 		err = ousted
 		_ = s.client.Close(hurry)
 	} else if e := s.client.Close(ctx); e != nil {
@@ -98,21 +100,29 @@ func (s *Service) leave(ctx context.Context) error {
 	select {
 	case <-ended:
 	case <-ctx.Done():
-		err = errors.Join(err, fmt.Errorf("a health function or a handler has not returned: %w", ctx.Err()))
+		select {
+		case <-ended: // of what Close ended, when that took until now
+		case <-time.After(endingTime):
+			err = errors.Join(err, fmt.Errorf("a health function or a handler has not returned: %w", ctx.Err()))
+		}
 	}
 	return err
 }
 
-// runShutdown runs the functions of OnShutdown, last first. A fifth of the time, at most a second, is kept back.
+// putOut returns why this service has lost its place to another process, nil while it has it.
+func (s *Service) putOut() *InUseError {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ousted
+}
+
+// runShutdown runs the functions of OnShutdown, last first.
 func (s *Service) runShutdown(ctx context.Context, functions []func(ctx context.Context)) error {
 	if len(functions) == 0 {
 		return nil
 	}
-	if deadline, ok := ctx.Deadline(); ok {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadline(ctx, deadline.Add(-min(time.Until(deadline)/5, time.Second)))
-		defer cancel()
-	}
+	ctx, cancel := sooner(ctx)
+	defer cancel()
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -126,6 +136,22 @@ func (s *Service) runShutdown(ctx context.Context, functions []func(ctx context.
 	case <-ctx.Done():
 		return fmt.Errorf("a shutdown function has not returned: %w", ctx.Err())
 	}
+}
+
+// sooner keeps back a fifth of the time that ctx leaves, at most a second, for what is to follow.
+func sooner(ctx context.Context) (context.Context, context.CancelFunc) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return ctx, func() {}
+	}
+	return context.WithDeadline(ctx, deadline.Add(-min(time.Until(deadline)/5, time.Second)))
+}
+
+// flush waits for what the service has published, so that its goodbye comes last: it may overtake what is less important.
+func (s *Service) flush(ctx context.Context) {
+	ctx, cancel := sooner(ctx)
+	defer cancel()
+	_ = s.client.Flush(ctx) // what is not sent then is tried again, and counted, when the client is closed
 }
 
 func (s *Service) runOne(ctx context.Context, f func(ctx context.Context)) {

@@ -13,8 +13,6 @@ import (
 	"log"
 	"math"
 	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/lawnberry/lawnberry/client"
@@ -45,7 +43,7 @@ func main() {
 	url := flag.String("broker", cmp.Or(os.Getenv("LAWNBERRY_BROKER_URL"), "tcp://localhost:1883"), "`URL` of the broker")
 	limit := flag.Duration("for", 0, "end after this time; 0 is never")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := service.SignalContext(context.Background())
 	defer stop()
 	if *limit > 0 {
 		var cancel context.CancelFunc
@@ -80,9 +78,14 @@ func run(ctx context.Context, url string) error {
 	if err != nil {
 		return err
 	}
-	defer svc.Stop(ctx) // says goodbye, also when ctx has ended
 	fmt.Println("hardware_interface is", svc.State())
 
+	go publish(ctx, svc, began)
+	return svc.Run(ctx) // until a signal, or the command shutdown
+}
+
+// publish publishes the readings of all sensors every second until the service stops.
+func publish(ctx context.Context, svc *service.Service, began time.Time) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
@@ -97,10 +100,8 @@ func run(ctx context.Context, url string) error {
 		}
 		select {
 		case <-tick.C:
-		case <-svc.Done(): // somebody called the command shutdown
-			return nil
-		case <-ctx.Done():
-			return nil
+		case <-svc.Done():
+			return
 		}
 	}
 }

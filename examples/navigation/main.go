@@ -15,8 +15,6 @@ import (
 	"fmt"
 	"log"
 	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/lawnberry/lawnberry/client"
@@ -45,7 +43,7 @@ func main() {
 	url := flag.String("broker", cmp.Or(os.Getenv("LAWNBERRY_BROKER_URL"), "tcp://localhost:1883"), "`URL` of the broker")
 	limit := flag.Duration("for", 0, "end after this time; 0 is never")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := service.SignalContext(context.Background())
 	defer stop()
 	if *limit > 0 {
 		var cancel context.CancelFunc
@@ -68,16 +66,11 @@ func run(ctx context.Context, url string) error {
 	if err != nil {
 		return err // names what is missing: navigation: dependency not ready after 60s: hardware_interface (never seen)
 	}
-	defer svc.Stop(ctx) // says goodbye, also when ctx has ended
 	fmt.Println("navigation is", svc.State())
 	defer svc.OnService(func(i service.Info, old service.State) {
 		fmt.Printf("service %s: %s -> %s\n", i.ID, cmp.Or(old, "new"), i.State)
 	})()
-	select {
-	case <-svc.Done(): // somebody called the command shutdown
-	case <-ctx.Done():
-	}
-	return nil
+	return svc.Run(ctx) // until a signal, or the command shutdown
 }
 
 // setup registers what this service does. It runs before anyone can see the service healthy.

@@ -13,8 +13,6 @@ import (
 	"fmt"
 	"log"
 	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/lawnberry/lawnberry/client"
@@ -36,7 +34,7 @@ func main() {
 	url := flag.String("broker", cmp.Or(os.Getenv("LAWNBERRY_BROKER_URL"), "tcp://localhost:1883"), "`URL` of the broker")
 	limit := flag.Duration("for", 0, "end after this time; 0 is never")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := service.SignalContext(context.Background())
 	defer stop()
 	if *limit > 0 {
 		var cancel context.CancelFunc
@@ -53,7 +51,7 @@ func run(ctx context.Context, url string) error {
 	if err != nil {
 		return err
 	}
-	defer svc.Stop(ctx) // says goodbye, also when ctx has ended
+	defer svc.Stop(ctx) // for the errors below
 	fmt.Println("safety is", svc.State())
 
 	// Alerts of everyone, also those that were raised before we came: an alert stays until it is cleared.
@@ -69,8 +67,9 @@ func run(ctx context.Context, url string) error {
 		}
 	})()
 
+	// While no readings come this service is degraded, and says why: who does not know the slope cannot vouch for it.
 	steep := false // of the handler alone: readings come one after the other
-	if _, err := svc.Subscribe(ctx, "sensors/tilt/data", func(ctx context.Context, d *client.Delivery) {
+	if _, err := svc.Expect(ctx, "sensors/tilt/data", 3*time.Second, func(ctx context.Context, d *client.Delivery) {
 		t, err := message.SensorOf[tilt](d.Message)
 		switch {
 		case err != nil:
@@ -89,11 +88,7 @@ func run(ctx context.Context, url string) error {
 	}); err != nil {
 		return err
 	}
-	select {
-	case <-svc.Done(): // somebody called the command shutdown
-	case <-ctx.Done():
-	}
-	return nil
+	return svc.Run(ctx) // until a signal, or the command shutdown
 }
 
 // raise stops the mower, if there is one, and tells everybody.
