@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -38,7 +39,8 @@ func (t *tool) serviceLs() *cobra.Command {
 		Use:   "ls [TYPE]",
 		Short: "List the services and their states",
 		Long: `ls lists the services that have announced themselves, all or those of one type. A service that was silent for longer than
-the configuration's services.heartbeat_timeout is asked to announce itself, and is offline when it does not.`,
+the lease that it announces, or the configuration's services.heartbeat_timeout, is asked to announce itself, and is offline
+when it does not.`,
 		Example: `  lawnberry service ls
   lawnberry service ls sensor --json`,
 		Args: arguments(0, 1),
@@ -272,7 +274,8 @@ type serviceInfo struct {
 	Started      time.Time                  `json:"started,omitzero"`
 	Uptime       float64                    `json:"uptime_s"`
 	LastSeen     time.Time                  `json:"last_seen"`
-	Reason       string                     `json:"reason,omitempty"` // for what it reported
+	Reason       string                     `json:"reason,omitempty"`  // for what it reported
+	Lease        float64                    `json:"lease_s,omitempty"` // the silence after which it is offline, if it announces one
 	Dependencies []string                   `json:"dependencies"`
 	Optional     []string                   `json:"optional_dependencies,omitempty"`
 	Endpoints    map[string]string          `json:"endpoints"`
@@ -284,11 +287,13 @@ type serviceInfo struct {
 // gone reports whether the service has said that it is not there.
 func (s *serviceInfo) gone() bool { return s.State == "offline" }
 
+// uptime is what the service said last, and the time since.
 func (s *serviceInfo) uptime() string {
 	if s.gone() {
 		return "-"
 	}
-	return shortDuration(time.Duration(s.Uptime * float64(time.Second)))
+	said := time.Duration(s.Uptime * float64(time.Second))
+	return shortDuration(said + max(0, time.Since(s.LastSeen)))
 }
 
 func (s *serviceInfo) age() string { return shortDuration(time.Since(s.LastSeen)) }
@@ -310,6 +315,7 @@ func parseService(d *client.Delivery) (serviceInfo, bool) {
 		Reason       string                     `json:"reason"`
 		Dependencies []string                   `json:"dependencies"`
 		Optional     []string                   `json:"optional_dependencies"`
+		Lease        float64                    `json:"heartbeat_timeout"`
 		Endpoints    map[string]string          `json:"endpoints"`
 		Metadata     map[string]json.RawMessage `json:"metadata"`
 	}
@@ -318,6 +324,7 @@ func parseService(d *client.Delivery) (serviceInfo, bool) {
 		ID: levels[len(levels)-2], Type: details.Type, State: status.Status, Version: cmp.Or(details.Version, status.Version),
 		Uptime: status.Uptime, LastSeen: d.Message.Metadata.Time(), Dependencies: append([]string{}, details.Dependencies...),
 		Reason: details.Reason, Optional: details.Optional, Endpoints: details.Endpoints, Metadata: details.Metadata, Resources: status.Resources,
+		Lease: max(0, details.Lease),
 	}
 	if seconds, ok := details.Start.(float64); ok && seconds > 0 {
 		s.Started = message.Metadata{Timestamp: seconds}.Time()
@@ -368,7 +375,7 @@ const settle = 30 * time.Millisecond
 // answerTime is how long silent services have to announce themselves.
 const answerTime = time.Second
 
-// take collects what the broker retains, and asks those who have been silent for longer than timeout.
+// take collects what the broker retains, and asks those who have been silent for longer than their lease, or timeout.
 func (r *roll) take(ctx context.Context, c *client.Client, timeout time.Duration) error {
 	_, err := c.Subscribe(ctx, "system/services/+/status", func(_ context.Context, d *client.Delivery) { r.add(d) })
 	if err != nil {
@@ -461,14 +468,16 @@ func (r *roll) add(d *client.Delivery) {
 	}
 }
 
-// silent returns the services that say they are there but were last heard too long ago.
+// silent returns the services that say they are there but were last heard longer ago than their lease, timeout if they announce
+// none.
 func (r *roll) silent(timeout time.Duration) []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var ids []string
 	for id, s := range r.services {
 		age := time.Since(s.LastSeen)
-		if !s.gone() && !r.heard[id] && (age > timeout || age < -timeout) {
+		lease := cmp.Or(s.Lease, timeout.Seconds())
+		if !s.gone() && !r.heard[id] && math.Abs(age.Seconds()) > lease {
 			ids = append(ids, id)
 		}
 	}
