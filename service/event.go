@@ -127,6 +127,9 @@ type (
 	serviceOffline struct {
 		ServiceID string   `json:"service_id"`
 		LastSeen  *float64 `json:"last_seen"` // Unix seconds; null when it was never seen alive
+		// LastStatus is the message id of the last status before the death, beside the base format: by it those who see the same
+		// death know that it has been reported.
+		LastStatus string `json:"last_status,omitempty"`
 	}
 )
 
@@ -136,12 +139,12 @@ func (s *Service) emitChangeLocked(id string, old, now State, opts ...client.Pub
 }
 
 // emitOfflineLocked emits a service_offline, without waiting. s.mu is held.
-func (s *Service) emitOfflineLocked(id string, lastSeen time.Time, opts ...client.PublishOption) {
-	s.emitLocked(eventOffline, offlineData(id, lastSeen), opts...)
+func (s *Service) emitOfflineLocked(id string, lastSeen time.Time, lastStatus string, opts ...client.PublishOption) {
+	s.emitLocked(eventOffline, offlineData(id, lastSeen, lastStatus), opts...)
 }
 
-func offlineData(id string, lastSeen time.Time) serviceOffline {
-	data := serviceOffline{ServiceID: id}
+func offlineData(id string, lastSeen time.Time, lastStatus string) serviceOffline {
+	data := serviceOffline{ServiceID: id, LastStatus: lastStatus}
 	if !lastSeen.IsZero() {
 		at := message.Seconds(lastSeen)
 		data.LastSeen = &at
@@ -159,15 +162,16 @@ func (s *Service) emitLocked(eventType string, data any, opts ...client.PublishO
 }
 
 // reportLoss reports the death of another service. The registry calls it when that falls to this one.
-func (s *Service) reportLoss(i Info, old State) {
+func (s *Service) reportLoss(d death) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.phase == stopped || !s.client.Connected() { // what a client cut off believes is of no use later
 		return
 	}
-	s.log.Warn("service went offline", "id", i.ID, "was", string(old), "reason", i.Reason)
-	s.emitOfflineLocked(i.ID, i.LastSeen, client.WithExpiry(reportLife))
-	s.emitChangeLocked(i.ID, old, Offline, client.WithExpiry(reportLife))
+	i := d.info
+	s.log.Warn("service went offline", "id", i.ID, "was", string(d.old), "reason", i.Reason)
+	s.emitOfflineLocked(i.ID, i.LastSeen, d.lastStatus, client.WithExpiry(reportLife))
+	s.emitChangeLocked(i.ID, d.old, Offline, client.WithExpiry(reportLife))
 }
 
 // onOfflineEvent hears that a death was reported, so that it is not reported twice. If it is this service's own, the
@@ -182,7 +186,7 @@ func (s *Service) onOfflineEvent(_ context.Context, d *client.Delivery) {
 		return
 	}
 	if data.ServiceID != s.o.ID {
-		s.registry.reportedBy(data.ServiceID)
+		s.registry.wasReported(data.ServiceID, data.LastStatus)
 		return
 	}
 	if e.Sender == s.o.ID {

@@ -62,9 +62,9 @@ type registry struct {
 	// supervisor is that this one reports first. Otherwise supervised tells whether there is a supervisor, who does. Set before run
 	supervisor bool
 	supervised atomic.Bool
-	lost       func(i Info, old State) // reports that a service died; called by run. Set before run
-	linked     func() bool             // whether the broker is connected. Set before run
-	wake       chan struct{}           // tells run that something is due earlier than it knows
+	lost       func(d death) // reports that a service died; called by run. Set before run
+	linked     func() bool   // whether the broker is connected. Set before run
+	wake       chan struct{} // tells run that something is due earlier than it knows
 
 	mu        sync.Mutex // guards the fields below
 	services  map[string]*entry
@@ -84,14 +84,16 @@ type entry struct {
 	deadline time.Time     // when silence makes it offline; zero for one that is, and for this service itself
 	before   State         // what it was when it went offline
 	owed     time.Time     // when to report its death, unless somebody else does; zero is never
-	reported bool          // somebody has reported its death
+	alive    string        // the message id of the last status that said it was not offline
+	reported string        // the same in the last report of its death: deaths are told apart by it
+	early    time.Time     // when a report came that does not say which death it is of, before we knew of any
 	byItself bool          // it is offline because it said so
 	shares   bool          // it has the commands to its type through a shared subscription
 }
 
 func newRegistry(self string, timeout time.Duration, log *slog.Logger) *registry {
 	return &registry{
-		self: self, timeout: timeout, log: log, linked: func() bool { return false }, lost: func(Info, State) {},
+		self: self, timeout: timeout, log: log, linked: func() bool { return false }, lost: func(death) {},
 		wake: make(chan struct{}, 1), services: make(map[string]*entry),
 		observers: make(map[*observer]struct{}), changed: make(chan struct{}),
 	}
@@ -133,7 +135,7 @@ func (r *registry) apply(id string, rep report, received time.Time) {
 		}
 		sooner := received.Add(e.lease).Before(e.deadline) || r.next.IsZero()
 		e.deadline, e.late = received.Add(e.lease), false
-		e.reported, e.owed = false, time.Time{}
+		e.alive, e.owed = rep.id, time.Time{}
 		if wasSilent || sooner {
 			r.rouse()
 		}
@@ -147,7 +149,6 @@ func (r *registry) apply(id string, rep report, received time.Time) {
 		if hb := rep.heartbeat; hb.Before(received) {
 			e.info.LastSeen = hb
 		}
-		e.reported = true
 	default:
 		r.goneLocked(e, old, rep.byItself())
 	}
@@ -157,9 +158,9 @@ func (r *registry) apply(id string, rep report, received time.Time) {
 // goneLocked notes that a service went offline, and who reports it: itself, or the running services in the order of their
 // ids, each waiting a turn for the one before it.
 func (r *registry) goneLocked(e *entry, old State, byItself bool) {
-	e.before = old
-	if byItself || e.reported || !r.linked() {
-		e.reported = true
+	e.before, e.late = old, false
+	known := e.alive != "" && e.alive == e.reported || !e.early.IsZero() && time.Since(e.early) < turn
+	if byItself || known || !r.linked() {
 		return
 	}
 	rank := 0
@@ -211,12 +212,23 @@ func (r *registry) setSeen(st State) {
 	r.seen = st.running()
 }
 
-// reportedBy notes that somebody has reported the death of a service.
-func (r *registry) reportedBy(id string) {
+// wasReported notes that somebody has reported the death of a service, the one after the status with the message id
+// lastStatus; "" is that it was not said, as by services of another make. Reports and statuses overtake each other.
+func (r *registry) wasReported(id, lastStatus string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if e := r.services[id]; e != nil {
-		e.reported, e.owed = true, time.Time{}
+	e := r.services[id]
+	switch {
+	case e == nil:
+	case lastStatus != "":
+		e.reported = lastStatus
+		if lastStatus == e.alive {
+			e.owed = time.Time{}
+		}
+	case e.info.State == Offline:
+		e.owed = time.Time{}
+	default:
+		e.early = time.Now()
 	}
 }
 
@@ -252,7 +264,7 @@ func (r *registry) run(ctx context.Context) {
 	for {
 		deaths, next := r.due(time.Now())
 		for _, d := range deaths {
-			r.lost(d.info, d.old)
+			r.lost(d)
 		}
 		timer.Stop()
 		if !next.IsZero() {
@@ -271,7 +283,7 @@ func (r *registry) run(ctx context.Context) {
 //
 // When it is called later than planned this process did not run (stopped, or starved of processor time) and could not hear
 // anyone: what has arrived meanwhile is taken in first, and when it was much later everyone has the whole lease again.
-func (r *registry) due(now time.Time) (deaths []change, next time.Time) {
+func (r *registry) due(now time.Time) (deaths []death, next time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var late time.Duration
@@ -294,8 +306,12 @@ func (r *registry) due(now time.Time) (deaths []change, next time.Time) {
 			}
 		}
 		if !e.owed.IsZero() && !now.Before(e.owed) {
-			e.owed, e.reported = time.Time{}, true
-			deaths = append(deaths, change{e.info.clone(), e.before})
+			if late > punctual && !e.late {
+				e.owed, e.late = now.Add(catchUp), true
+			} else {
+				e.owed = time.Time{}
+				deaths = append(deaths, death{change{e.info.clone(), e.before}, e.alive})
+			}
 		}
 		for _, t := range []time.Time{e.deadline, e.owed} {
 			if !t.IsZero() && (next.IsZero() || t.Before(next)) {
@@ -304,7 +320,7 @@ func (r *registry) due(now time.Time) (deaths []change, next time.Time) {
 		}
 	}
 	r.next = next
-	slices.SortFunc(deaths, func(a, b change) int { return cmp.Compare(a.info.ID, b.info.ID) })
+	slices.SortFunc(deaths, func(a, b death) int { return cmp.Compare(a.info.ID, b.info.ID) })
 	return deaths, next
 }
 
@@ -387,6 +403,12 @@ func (r *registry) states(ids []string) (found []Missing, changed <-chan struct{
 type change struct {
 	info Info
 	old  State
+}
+
+// death is the change of a service that others have to report.
+type death struct {
+	change
+	lastStatus string // the message id of the last status that said it was not offline
 }
 
 // observer is one registration of OnService.

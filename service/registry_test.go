@@ -27,10 +27,10 @@ type watched struct {
 func watch(t *testing.T, timeout time.Duration) *watched {
 	w := &watched{registry: newRegistry("m", timeout, slog.New(slog.DiscardHandler)), t: t}
 	w.linked = func() bool { return true }
-	w.lost = func(i Info, old State) {
+	w.lost = func(d death) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		w.deaths = append(w.deaths, fmt.Sprintf("%s %s", i.ID, old))
+		w.deaths = append(w.deaths, fmt.Sprintf("%s %s", d.info.ID, d.old))
 	}
 	w.setSelf(Info{ID: "m", Type: "m", State: Healthy})
 	w.setSeen(Healthy)
@@ -123,6 +123,39 @@ func TestWillIsSeenAtOnce(t *testing.T) {
 	})
 }
 
+// Reports and statuses come in any order: a report belongs to the death that it names, and to no other.
+func TestReportsOvertakeStatuses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := watch(t, time.Hour)
+		w.hear("a", Healthy, "") // has the first turn
+		w.hear("z", Healthy, "")
+		early := report{identity: identity{"the last", 1}, state: Healthy}
+		w.wasReported("z", "the last") // before the status that it names
+		w.apply("z", early, time.Now())
+		w.hear("z", Offline, reasonLost)
+		time.Sleep(2 * time.Second)
+		w.expect("a death that was reported already", &w.deaths)
+
+		first := w.hear("z", Healthy, "")
+		w.hear("z", Offline, reasonLost)
+		time.Sleep(turn / 2)
+		second := w.hear("z", Healthy, "")
+		w.wasReported("z", first.id) // late: the service is back
+		w.hear("z", Offline, reasonLost)
+		time.Sleep(turn / 2)
+		w.wasReported("z", first.id)
+		time.Sleep(turn)
+		w.expect("a death after one that was reported", &w.deaths, "z healthy")
+		w.wasReported("z", second.id)
+
+		w.hear("z", Healthy, "")
+		w.wasReported("z", "") // by one of another make, before its status
+		w.hear("z", Offline, reasonLost)
+		time.Sleep(2 * turn)
+		w.expect("a death that somebody reported before we saw it", &w.deaths, "z healthy")
+	})
+}
+
 // A service that announces its end itself has reported it itself; one of another make, which gives no reason, has not.
 func TestGoodbye(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -203,7 +236,7 @@ func TestReporterIsTheSmallestRunning(t *testing.T) {
 		w := watch(t, time.Hour)
 		w.hear("a", Healthy, "")
 		dead(w)
-		w.reportedBy("z")
+		w.wasReported("z", "")
 		time.Sleep(time.Hour / 2)
 		w.expect("after another reported it", &w.deaths)
 		w.hear("z", Healthy, "")

@@ -169,7 +169,7 @@ func (s *Service) sayGoodbye(ctx context.Context) error {
 	s.phase = stopped
 	s.judgeLocked()
 	if s.announced != "" && s.ousted == nil {
-		s.emitOfflineLocked(s.o.ID, time.Now())
+		s.emitOfflineLocked(s.o.ID, time.Now(), "")
 	}
 	s.mail.close()
 	s.mu.Unlock()

@@ -247,9 +247,12 @@ func supervised(d *client.Delivery) bool {
 }
 
 // reportLoss reports that a service died.
-func (s *Supervisor) reportLoss(i Info, old State) {
-	s.log.Warn("service went offline", "id", i.ID, "was", string(old), "reason", i.Reason)
-	for eventType, data := range map[string]any{eventOffline: offlineData(i.ID, i.LastSeen), eventChange: stateChange{i.ID, old, Offline}} {
+func (s *Supervisor) reportLoss(d death) {
+	i := d.info
+	s.log.Warn("service went offline", "id", i.ID, "was", string(d.old), "reason", i.Reason)
+	for eventType, data := range map[string]any{
+		eventOffline: offlineData(i.ID, i.LastSeen, d.lastStatus), eventChange: stateChange{i.ID, d.old, Offline},
+	} {
 		m, err := newEvent(supervisorID, eventType, data)
 		if err != nil {
 			s.log.Error("event cannot be encoded", "type", eventType, "error", err)
