@@ -53,6 +53,12 @@ type Options struct {
 	// Authenticate decides whether a client may come in; nil lets everyone in. An error refuses it with reason code 0x86.
 	// It may be called concurrently, and should return when ctx is done.
 	Authenticate func(ctx context.Context, l Login) error
+	// Authorize decides what a client that was let in may do, by its Login without the password; nil Rights are all. An error refuses it with
+	// reason code 0x87. It is asked at each CONNECT, and by Broker.Reauthorize. nil lets everyone do everything.
+	//
+	// What is not allowed is refused with 0x87 where MQTT has a way to say so, counted, and logged; of a subscription that is wider than
+	// the rights only what is allowed is delivered. MQTT 3.1.1 acknowledges a PUBLISH that is refused [MQTT-3.3.5-2].
+	Authorize func(l Login) (Rights, error)
 
 	// Namespace is the first levels of the bus's topics; topics below its safety/ overtake others. "" is
 	// topic.DefaultNamespace.

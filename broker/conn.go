@@ -30,6 +30,7 @@ type conn struct {
 	neverExpire bool // CONNECT asked for session expiry 0
 	late        bool // the client has asked whether it may acknowledge late, and so takes late answers
 	durable     bool // the session is kept in the store
+	grant       *grant
 
 	waiting   atomic.Int64 // broker.now since when the reader waits for a packet; 0 while it handles one
 	stopped   atomic.Bool  // stopping, for the reader
@@ -44,13 +45,14 @@ type conn struct {
 	routes  routeCache
 	bundle  bundle
 	count   uncounted
-	aliases []string // inbound topic aliases; index is alias-1
-	pending int      // QoS 2 messages of this connection received and not released
-	txn     txn      // for use again
-	gated   []answer // answers that wait for the store, not handed over yet
-	after   *group   // the last group that an answer waits for
-	idle    bool     // nothing more has been read than what is being handled
-	next    *conn    // to be written to when that is done
+	aliases []string        // inbound topic aliases; index is alias-1
+	pending int             // QoS 2 messages of this connection received and not released
+	txn     txn             // for use again
+	gated   []answer        // answers that wait for the store, not handed over yet
+	after   *group          // the last group that an answer waits for
+	idle    bool            // nothing more has been read than what is being handled
+	next    *conn           // to be written to when that is done
+	denials map[string]bool // what the log has of that
 
 	// Guarded by session.mu.
 	wake           sync.Cond   // work for the writer

@@ -178,8 +178,12 @@ func (c *conn) welcome(p *packet.Connect) bool {
 	durable := b.journal != nil && expiry > 0 && !inMemory(p)
 	present, g, err := b.hold(c, id, p.CleanStart, expiry, durable, w)
 	if err != nil {
-		b.log.Warn("client refused", "client", id, "remote", c.remote, "error", err)
-		c.refuse(packet.ServerUnavailable, err.Error())
+		b.log.Warn("client refused", "client", id, "remote", c.remote, "user", string(p.Username), "error", err)
+		code := packet.ServerUnavailable
+		if errors.Is(err, errNotYours) {
+			code = packet.NotAuthorized
+		}
+		c.refuse(code, err.Error())
 		b.releasePlace()
 		return false
 	}
@@ -205,20 +209,27 @@ func (b *Broker) examine(c *conn, p *packet.Connect) (packet.Code, string) {
 	if len(p.ClientID) == 0 && p.Version == packet.V311 && !p.CleanStart {
 		return packet.ClientIDNotValid, "an empty client id needs a clean session [MQTT-3.1.3-8]"
 	}
+	login := Login{
+		ClientID: string(p.ClientID), Username: string(p.Username),
+		Password: p.Password, HasPassword: p.HasPass, Remote: c.remote,
+	}
 	if b.options.Authenticate != nil {
 		ctx, cancel := context.WithTimeout(b.ctx, b.limits.handshake)
 		defer cancel()
-		err := b.options.Authenticate(ctx, Login{
-			ClientID: string(p.ClientID), Username: string(p.Username),
-			Password: p.Password, HasPassword: p.HasPass, Remote: c.remote,
-		})
-		if err != nil {
+		if err := b.options.Authenticate(ctx, login); err != nil {
 			b.log.Warn("authentication failed", "client", string(p.ClientID), "user", string(p.Username), "remote", c.remote, "error", err)
 			return packet.BadUserNameOrPassword, "bad user name or password"
 		}
 	}
+	var err error
+	if c.grant, err = b.authorize(login); err != nil {
+		return packet.NotAuthorized, err.Error()
+	}
 	if p.Will != nil {
 		topic := string(p.Will.Topic)
+		if reason, ok := c.grant.mayPublish(topic, p.Will.Payload); !ok {
+			return packet.NotAuthorized, "its Will: " + reason
+		}
 		if reserved(topic) {
 			return packet.NotAuthorized, "the Will's topic is the broker's own"
 		}
@@ -259,6 +270,9 @@ func (b *Broker) hold(c *conn, id string, clean bool, expiry time.Duration, dura
 	defer mu.Unlock()
 	s := b.find(id)
 	if s != nil {
+		if owner := s.grant.Load().identity(); c.grant != nil && owner != "" && owner != c.grant.identity() {
+			return false, nil, errNotYours
+		}
 		if last := s.holder(); last != nil {
 			last.stop(packet.SessionTakenOver, "another client connected with this client id")
 			<-last.done

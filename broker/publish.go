@@ -191,6 +191,12 @@ func (c *conn) onPublish(first byte, body []byte) error {
 	}
 	r := c.routes.route(b, topic)
 	code := r.code
+	if code == packet.Success {
+		if reason, ok := s.grant.Load().mayPublish(topic, p.Payload); !ok {
+			code = packet.NotAuthorized
+			c.deny("publish", topic, reason)
+		}
+	}
 	if code == packet.Success && p.QoS == 0 && !p.Retain {
 		if len(r.deliveries) > 0 || len(r.groups) > 0 {
 			m := newMessage(topic, &p.Properties, p.Payload)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/lawnberry/lawnberry/internal/packet"
@@ -18,6 +19,8 @@ type session struct {
 	// inbound is the QoS 2 packet identifiers received and not yet released. Owned by the reader of the connection that
 	// holds the session.
 	inbound map[uint16]inbound
+
+	grant atomic.Pointer[grant] // what its client may do; nil is everything. Stored with mu held
 
 	mu    sync.Mutex // guards everything below
 	conn  *conn      // nil while offline
@@ -34,6 +37,7 @@ type session struct {
 	refuse  []item    // taken out of the queue and yet to be removed from the store
 
 	order    uint64
+	judged   uint64 // what has a lower order was queued before the rights were what they are
 	urgent   lane
 	ordinary lane
 	queued   int // QoS 1 and 2 messages in the lanes
@@ -90,7 +94,7 @@ func (s *session) enqueue(m *message, d *delivery, t *txn, retain, stored bool) 
 	qos := min(m.qos, d.qos)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ended || qos == 0 && s.conn == nil {
+	if s.ended || qos == 0 && s.conn == nil || !s.mayReceive(m.topic) {
 		return ignored
 	}
 	l := s.lane(m.urgent)
@@ -135,7 +139,7 @@ func (s *session) enqueue(m *message, d *delivery, t *txn, retain, stored bool) 
 func (s *session) enqueueLive(messages []*message, d *delivery, by *conn) verdict {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ended || s.conn == nil {
+	if s.ended || s.conn == nil || !s.mayReceive(messages[0].topic) {
 		return ignored
 	}
 	l := s.lane(messages[0].urgent)
@@ -239,6 +243,13 @@ func (s *session) fill(buf []byte, c *conn, limit int) []byte {
 			if c.unacked >= c.sendMax {
 				break
 			}
+			if !s.mayStillReceive(&f.item) {
+				s.unqueue(&f.item)
+				s.window.remove(f)
+				s.broker.stats.denied.Add(1)
+				s.resend = s.resend[1:]
+				continue
+			}
 			var sent bool
 			if buf, sent = c.appendPublish(buf, &f.item, f.id, true, now); !sent { // too large for this connection [MQTT-3.1.2-25]
 				s.unqueue(&f.item)
@@ -272,6 +283,11 @@ func (s *session) fill(buf []byte, c *conn, limit int) []byte {
 		}
 		if it.group != nil && it.group.state.Load() == failed && !it.owed { // its publisher was told
 			s.drop("the store failed")
+			continue
+		}
+		if !s.mayStillReceive(&it) {
+			s.broker.stats.denied.Add(1)
+			s.unqueue(&it)
 			continue
 		}
 		if it.message.expires <= now {
@@ -427,6 +443,7 @@ func (s *session) attach(c *conn, w *will, expiry time.Duration, durable bool, t
 	stopTimer(&s.willTimer)
 	s.connects++
 	s.conn, s.last = c, c
+	s.setGrant(c.grant)
 	s.will = w
 	s.expiry = expiry
 	s.behind = s.halfFull()

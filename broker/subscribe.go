@@ -85,6 +85,10 @@ func (c *conn) subscribe(e *packet.Subscription, id uint32, t *txn) (x change, c
 		return change{}, packet.TopicFilterInvalid
 	}
 	b, s := c.broker, c.session
+	if g := s.grant.Load(); g != nil && g.rights != nil && !g.rights.MaySubscribe(filter) {
+		c.deny("subscribe", filter, "no right to anything in this filter")
+		return change{}, packet.NotAuthorized
+	}
 	if b.tree.full(s, filter, b.limits.subscriptions, b.limits.subscriptionBytes) {
 		return change{}, packet.QuotaExceeded
 	}

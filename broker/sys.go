@@ -22,6 +22,7 @@ type counters struct {
 	publishes, published         atomic.Uint64 // PUBLISH packets in, out
 	publishBytes, publishedBytes atomic.Uint64 // their payloads
 	bytesReceived, bytesSent     atomic.Uint64
+	denied                       atomic.Uint64 // what was refused for want of a right
 	dropped, expired             atomic.Uint64 // messages lost at a bound; messages whose expiry passed in a queue
 	expiredSessions              atomic.Uint64
 	storeFailures                atomic.Uint64 // groups that could not be stored
@@ -44,6 +45,7 @@ type Stats struct {
 	BytesSent     uint64
 	Dropped       uint64 // messages lost at a bound or refused, each once per session
 	Expired       uint64 // messages whose expiry passed before they were sent
+	Denied        uint64 // publications, subscriptions, queued messages and Wills refused for want of a right
 	StoreFailures uint64 // attempts to make changes durable that failed
 	StoreFailing  bool   // messages that need storing are refused at present
 }
@@ -101,6 +103,7 @@ func (b *Broker) Stats() Stats {
 	b.retained.mu.RUnlock()
 	s.Received, s.Sent = b.stats.publishes.Load(), b.stats.published.Load()
 	s.BytesReceived, s.BytesSent = b.stats.bytesReceived.Load(), b.stats.bytesSent.Load()
+	s.Denied = b.stats.denied.Load()
 	s.Dropped, s.Expired = b.stats.dropped.Load(), b.stats.expired.Load()
 	s.StoreFailures = b.stats.storeFailures.Load()
 	s.StoreFailing = b.journal != nil && b.journal.failing.Load()
@@ -261,6 +264,7 @@ func (b *Broker) sysTopics(publish func(topic, value string)) {
 	number("publish/messages/received", s.Received)
 	number("publish/messages/sent", s.Sent)
 	number("publish/messages/dropped", s.Dropped)
+	number("clients/denied", s.Denied)
 	number("store/failures", s.StoreFailures)
 	number("publish/bytes/received", b.stats.publishBytes.Load())
 	number("publish/bytes/sent", b.stats.publishedBytes.Load())

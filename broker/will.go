@@ -24,9 +24,16 @@ func newWill(w *packet.Will) *will {
 	return x
 }
 
-// publishWill publishes w, which was taken from s.
+// publishWill publishes w, which was taken from s; nil is a session that a restart has ended.
 func (b *Broker) publishWill(s *session, w *will, t *txn) {
 	m := w.message
+	if s != nil {
+		if reason, ok := s.grant.Load().mayPublish(m.topic, m.payload); !ok { // not any more
+			b.stats.denied.Add(1)
+			b.log.Warn("not authorized", "client", s.id, "verb", "publish", "topic", m.topic, "reason", "its Will: "+reason)
+			return
+		}
+	}
 	m.expires = b.deadline(w.expiry)
 	t.owed = true
 	b.distribute(&m, &routeCache{from: s}, t)

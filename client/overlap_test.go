@@ -206,7 +206,7 @@ func TestOverlap(t *testing.T) {
 			if swap {
 				a, b = b, a
 			}
-			if got := overlap(a, b); got != (tt.cover != "") {
+			if got := topic.Overlap(a, b); got != (tt.cover != "") {
 				t.Errorf("overlap(%q, %q) = %v", a, b, got)
 			} else if got {
 				if c := cover(a, b); c != tt.cover {
@@ -252,10 +252,10 @@ func TestOverlap(t *testing.T) {
 					break
 				}
 			}
-			if both && !overlap(a, b) {
+			if both && !topic.Overlap(a, b) {
 				t.Fatalf("overlap(%q, %q) misses a topic", a, b)
 			}
-			if overlap(a, b) {
+			if topic.Overlap(a, b) {
 				c := cover(a, b)
 				for _, i := range append(slices.Clone(matched[a]), matched[b]...) {
 					if !topic.Match(c, names[i]) {

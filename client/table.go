@@ -173,7 +173,7 @@ func (t *table) disjoint(filter string) (wide string, replaced []*held) {
 	for again := true; again; {
 		again = false
 		for f := range t.held {
-			if f != filter && !strings.HasPrefix(f, "$share/") && overlap(f, filter) {
+			if f != filter && !strings.HasPrefix(f, "$share/") && topic.Overlap(f, filter) {
 				if wider := cover(f, filter); wider != filter {
 					filter, again = wider, true
 				}
@@ -181,7 +181,7 @@ func (t *table) disjoint(filter string) (wide string, replaced []*held) {
 		}
 	}
 	for f, h := range t.held {
-		if f != filter && !strings.HasPrefix(f, "$share/") && overlap(f, filter) {
+		if f != filter && !strings.HasPrefix(f, "$share/") && topic.Overlap(f, filter) {
 			replaced = append(replaced, h)
 		}
 	}

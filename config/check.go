@@ -23,6 +23,8 @@ func (c *Config) Check() Problems {
 	}
 	_, problems := c.registry()
 	ps = append(ps, problems...)
+	_, problems = c.accessRules()
+	ps = append(ps, problems...)
 	return append(ps, c.checkDefinitions()...)
 }
 

@@ -65,7 +65,7 @@ protocols:
 security:
   encryption: {enabled: true, algorithm: AES}
   signing: {enabled: true, algorithm: HMAC}
-  access_control: {enabled: true, rules: [{user: web, allow: read, topics: ["sensors/#"], level: 1, weight: 0.5, off: null, on: true}]}
+  access_control: {enabled: true, rules: [{identity: web, allow: [publish, subscribe], filter: "sensors/#"}, {deny: all, role: viewer, filter: commands/+}]}
 monitoring:
   metrics: {enabled: true, collection_interval: 61, retention_period: 86401}
   logging: {enabled: false, log_level: DEBUG, log_messages: true, log_performance: true}

@@ -20,7 +20,6 @@ const (
 	noRetry     = "messages are repeated by the MQTT session itself; there is no second layer of attempts"
 	noEncrypt   = "payloads are not encrypted yet: use broker.tls"
 	noSigning   = "messages are not signed yet"
-	noAccess    = "permissions are not there yet: everyone who may connect may publish and subscribe everything"
 	noMetrics   = "metrics are not exported yet"
 	noCheckTime = "how long a service may be silent is its own lease, which it announces (services.heartbeat_timeout)"
 	noWebBridge = "the bridge for browsers is not there yet"
@@ -183,9 +182,13 @@ func specs() []*spec {
 		{path: "security.signing.algorithm", at: func(c *Config) any { return &c.Security.Signing.Algorithm },
 			doc: "Method.", unsupported: noSigning},
 		{path: "security.access_control.enabled", at: func(c *Config) any { return &c.Security.AccessControl.Enabled },
-			doc: "Check permissions.", unsupported: noAccess, works: off(func(c *Config) *bool { return &c.Security.AccessControl.Enabled })},
+			doc: "Everyone may do what the rules allow and nothing else. Rules follow from service_definitions and from the roles of users; " +
+				"see lawnberry acl ls. It needs users who log in."},
 		{path: "security.access_control.rules", at: func(c *Config) any { return &c.Security.AccessControl.Rules },
-			doc: "Rules, the first that fits decides.", unsupported: noAccess},
+			example: "[{allow: [publish, subscribe], identity: weather, filter: weather/#}, {deny: subscribe, role: viewer, filter: vision/#}]",
+			doc: "Rules of your own, before those that follow from other things; the first that fits decides. A rule allows or denies publish, subscribe, " +
+				"release (of an emergency stop) or all, to an identity (user name), a role or, without both, everyone, on the topics of a " +
+				"filter, in which %u stands for the user name and %c for the client id."},
 
 		{path: "monitoring.metrics.enabled", at: func(c *Config) any { return &c.Monitoring.Metrics.Enabled },
 			doc: "Export metrics.", unsupported: noMetrics, works: off(func(c *Config) *bool { return &c.Monitoring.Metrics.Enabled })},

@@ -468,7 +468,6 @@ func (l *loader) definition(path string, n *yaml.Node) ServiceDefinition {
 		},
 		"dependencies": func(path string, v *yaml.Node) { d.Dependencies, _ = l.texts(path, v, checkServiceID) },
 		"topics": func(path string, v *yaml.Node) {
-			l.report(l.inFile(v, SeverityWarning, path, "not supported yet: "+noAccess))
 			l.members(path, v, map[string]func(path string, v *yaml.Node){
 				"subscribe": func(path string, v *yaml.Node) { d.Topics.Subscribe, _ = l.texts(path, v, checkFilter) },
 				"publish":   func(path string, v *yaml.Node) { d.Topics.Publish, _ = l.texts(path, v, checkFilter) },

@@ -1,0 +1,162 @@
+package access
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/lawnberry/lawnberry/message"
+	"github.com/lawnberry/lawnberry/topic"
+)
+
+// stopTopic is the topic of the emergency stop. Everyone may engage it; to end it is a right of its own.
+const stopTopic = "safety/emergency_stop"
+
+// maxMessage bounds what is inflated to look for the sender, bytes. The limit of the bus may be lower.
+const maxMessage = 1 << 20
+
+// A Bus is what the rights of clients are decided with, beside the rules: whose names nobody else may use.
+type Bus struct {
+	policy   *Policy
+	prefix   string // of all topics
+	stop     string
+	services []Service
+}
+
+// NewBus returns the access control of a bus: rules go before the ones that are generated from its topics and services.
+func NewBus(topics *topic.Registry, services []Service, rules []Rule) (*Bus, error) {
+	generated, err := Generate(topics, services)
+	if err != nil {
+		return nil, err
+	}
+	policy, err := New(append(slices.Clone(rules), generated...))
+	if err != nil {
+		return nil, err
+	}
+	return &Bus{policy, topics.Namespace() + "/", topics.Namespace() + "/" + stopTopic, slices.Clone(services)}, nil
+}
+
+// Policy returns all rules.
+func (b *Bus) Policy() *Policy { return b.policy }
+
+// Subject returns a client with its roles: those it was given, and that of a service if it is one that is defined.
+func (b *Bus) Subject(identity, clientID string, roles ...string) Subject {
+	s := Subject{Identity: identity, ClientID: clientID, Roles: slices.Clone(roles)}
+	if b.isService(identity) && !slices.Contains(s.Roles, Worker) {
+		s.Roles = append(s.Roles, Worker)
+	}
+	return s
+}
+
+func (b *Bus) isService(name string) bool {
+	return slices.ContainsFunc(b.services, func(s Service) bool { return s.ID == name })
+}
+
+// A Client is the rights of one client, as the broker asks for them. Its methods may be called concurrently.
+type Client struct {
+	*Rights
+	bus     *Bus
+	subject Subject
+	worker  bool
+}
+
+// Client returns what s may do. The error refuses it: its client id is the name of somebody else, or, for a service, does not
+// begin with its own name.
+func (b *Bus) Client(s Subject) (*Client, error) {
+	worker := slices.Contains(s.Roles, Worker)
+	switch {
+	case s.Identity == "":
+		return nil, fmt.Errorf("access control needs to know who a client is: it has no user name")
+	case s.ClientID == s.Identity, s.ClientID == "":
+	case worker && !strings.HasPrefix(s.ClientID, s.Identity+"-"):
+		return nil, fmt.Errorf("client id %q: that of service %s has to be its name, or to begin with %q", s.ClientID, s.Identity, s.Identity+"-")
+	case b.isService(s.ClientID):
+		return nil, fmt.Errorf("client id %q is the name of a service", s.ClientID)
+	}
+	return &Client{b.policy.Rights(s), b, s, worker}, nil
+}
+
+// Identity is who the client is.
+func (c *Client) Identity() string { return c.subject.Identity }
+
+// MayPublish reports whether messages may be published on a topic.
+func (c *Client) MayPublish(name string) bool { return c.May(Publish, name) }
+
+// MayReceive reports whether messages of a topic may be delivered.
+func (c *Client) MayReceive(name string) bool { return c.May(Subscribe, name) }
+
+// MaySubscribe reports whether there is anything in a filter that may be received.
+func (c *Client) MaySubscribe(filter string) bool { return c.ExplainFilter(filter).Allowed }
+
+// MaySend looks into a message on a topic on which messages may be published: is its sender who it says, and if it ends an
+// emergency stop, does the client have that right?
+func (c *Client) MaySend(name string, payload []byte) error {
+	if !strings.HasPrefix(name, c.bus.prefix) {
+		return nil
+	}
+	if len(payload) == 0 {
+		return c.mayRelease(name, true)
+	}
+	m, err := message.Decode(payload, message.Limits{MaxPayload: maxMessage})
+	if m.Raw {
+		return c.mayRelease(name, false)
+	}
+	if err := c.checkSender(name, m.Metadata.Sender, err); err != nil {
+		return err
+	}
+	return c.mayRelease(name, name == c.bus.stop && (err != nil || releases(m)))
+}
+
+// checkSender decides on a name that a message has for its sender; broken is what is wrong with the message.
+func (c *Client) checkSender(name, sender string, broken error) error {
+	switch {
+	case sender == c.subject.Identity:
+		return nil
+	case sender == "" && broken != nil:
+		return fmt.Errorf("its sender cannot be read: %w", broken)
+	case sender == "":
+		return nil
+	case !c.worker && !c.bus.isService(sender):
+		return nil // people use programs with names of their own
+	case c.worker && c.isTwin(strings.TrimPrefix(name, c.bus.prefix+"commands/")):
+		return nil // a command that another of its type is to run, passed on
+	}
+	return fmt.Errorf("its sender is %q, but it comes from %s", sender, c.subject.Identity)
+}
+
+// isTwin reports whether id is a service of the same type.
+func (c *Client) isTwin(id string) bool {
+	self := slices.IndexFunc(c.bus.services, func(s Service) bool { return s.ID == c.subject.Identity })
+	return self >= 0 && slices.ContainsFunc(c.bus.services, func(s Service) bool {
+		return s.ID == id && s.Type != "" && s.Type == c.bus.services[self].Type
+	})
+}
+
+func (c *Client) mayRelease(name string, releases bool) error {
+	if name != c.bus.stop || !releases || c.May(Release, name) {
+		return nil
+	}
+	return fmt.Errorf("%s has no right to release an emergency stop", c.subject.Identity)
+}
+
+// releases reports whether a message on the topic of the emergency stop says, to anyone who reads it, that it is over. Whatever
+// says nothing about that engages it, or leaves its receivers in doubt, which they take for engaged.
+func releases(m message.Message) bool {
+	var alert map[string]json.RawMessage
+	if json.Unmarshal(m.Payload, &alert) != nil {
+		return false
+	}
+	for key, value := range alert {
+		var context map[string]json.RawMessage
+		if !strings.EqualFold(key, "context") || json.Unmarshal(value, &context) != nil {
+			continue
+		}
+		for key, value := range context {
+			if strings.EqualFold(key, "engaged") && string(value) != "true" {
+				return true
+			}
+		}
+	}
+	return false
+}
