@@ -33,7 +33,7 @@ func (c *Config) AccessRules() ([]AccessRule, error) {
 func (c *Config) accessRules() (rules []AccessRule, ps Problems) {
 	bus, err := topic.New(c.Topics.Namespace)
 	if err != nil {
-		return nil, nil // reported where it stands
+		return nil, Problems{{Severity: SeverityError, Key: "topics.namespace", Text: err.Error()}}
 	}
 	const key = "security.access_control.rules"
 	for i, item := range c.Security.AccessControl.Rules {

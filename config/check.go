@@ -22,8 +22,10 @@ func (c *Config) Check() Problems {
 		report(SeverityError, "services.heartbeat_timeout", "must be longer than services.heartbeat_interval, or every service would be taken for offline")
 	}
 	_, problems := c.registry()
-	ps = append(ps, problems...)
-	_, problems = c.accessRules()
+	if problems.Err() == nil {
+		_, more := c.accessRules()
+		problems = append(problems, more...)
+	}
 	ps = append(ps, problems...)
 	return append(ps, c.checkDefinitions()...)
 }

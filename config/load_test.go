@@ -147,7 +147,6 @@ func TestProblems(t *testing.T) {
 			[]string{
 				"warning: mower.yaml:4: service_definitions.navigation.dependncies: this key is unknown, it is ignored: " +
 					"did you mean service_definitions.navigation.dependencies?",
-					"permissions are not there yet: everyone who may connect may publish and subscribe everything",
 				`error: mower.yaml:6: service_definitions.navigation.topics.publish: topic filter "a#": has a # that is not a level of its own [MQTT-4.7.1-1]`,
 				`error: mower.yaml:7: service_definitions: service "a/b": contains a slash, but must be one level of a topic`}},
 		{"a circle", "service_definitions:\n  a: {dependencies: [b]}\n  b: {dependencies: [c]}\n  c: {dependencies: [b]}\n", []string{
