@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build test conformance chaos lint vuln fuzz bench microbench clean
+.PHONY: help build test conformance chaos lint vuln sbom fuzz bench microbench clean
 
 PACKAGES ?= ./...
 TESTFLAGS ?=
@@ -44,6 +44,10 @@ lint: .tools/golangci-lint ## gofmt, go vet and golangci-lint
 vuln: .tools/govulncheck ## known vulnerabilities of what we use, from the Go vulnerability database
 	@scripts/vuln .tools/govulncheck ./...
 
+sbom: .tools/cyclonedx-gomod ## what the command is made of, as bin/lawnberry.cdx.json (CycloneDX)
+	mkdir -p bin
+	.tools/cyclonedx-gomod app -json -licenses -main cmd/lawnberry -output bin/lawnberry.cdx.json .
+
 fuzz: ## every fuzz target for FUZZTIME
 	@for package in $$(go list $(PACKAGES)); do \
 		for target in $$(go test -list '^Fuzz' "$$package" | grep '^Fuzz' || true); do \
@@ -68,3 +72,6 @@ clean: ## removes what was built here
 
 .tools/govulncheck: tools/go.mod tools/go.sum
 	go build -C tools -o ../$@ golang.org/x/vuln/cmd/govulncheck
+
+.tools/cyclonedx-gomod: tools/go.mod tools/go.sum
+	go build -C tools -o ../$@ github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod
