@@ -192,9 +192,6 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Dir != "" && o.ID == "" {
 		return o, fmt.Errorf("client directory %s: the client needs an id (Options.ID), the same in each process", o.Dir)
 	}
-	if w := o.Will; w != nil && w.QoS > 2 {
-		return o, fmt.Errorf("will on %s: QoS %d: must be 0, 1 or 2", w.Topic, w.QoS)
-	}
 	if o.ReconnectFactor == 0 {
 		o.ReconnectFactor = 2
 	}
