@@ -84,7 +84,7 @@ type Queue struct {
 type Will struct {
 	Topic   string // relative or full
 	Message message.Message
-	QoS     byte
+	QoS     byte // at least; an enveloped Message has no less than its topic, and 2 when it is critical
 	Retain  bool
 	Delay   time.Duration // MQTT 5: published so much later, or not at all if the client is back by then
 }

@@ -134,7 +134,7 @@ func TestWireCompression(t *testing.T) {
 			}
 		}
 		if !bytes.Equal(got, want) {
-			t.Errorf("%d bytes on %s: the wire has\n%s\nwant\n%s", len(want), tt.topic, got, want)
+			t.Errorf("%d bytes on %s: the wire has %.80q, want %.80q", len(want), tt.topic, got, want)
 		}
 		if wantMarks := map[bool]string{true: "content-encoding: gzip"}[tt.compressed]; marks != wantMarks {
 			t.Errorf("%d bytes on %s: user properties %q, want %q", len(want), tt.topic, marks, wantMarks)
@@ -388,5 +388,57 @@ func TestWireRequestWithoutDeadline(t *testing.T) {
 		}
 	case <-time.After(patience):
 		t.Fatal("the request is not run")
+	}
+}
+
+// An enveloped Will has the QoS of its topic, or more: 2 when it is critical. A raw one has what it was given.
+func TestWireWill(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		topic    string
+		given    byte
+		priority message.Priority
+		raw      bool
+		want     byte
+	}{
+		{"system/services/x/status", 0, message.Low, false, 1},
+		{"system/services/x/status", 2, message.Low, false, 2},
+		{"system/services/x/status", 1, message.Critical, false, 2},
+		{"safety/emergency_stop", 0, message.High, false, 2},
+		{"vision/frame_analysis", 0, message.Normal, false, 0},
+		{"nobody/defined/this", 0, message.Normal, false, 0},
+		{"nobody/defined/this", 0, message.Critical, false, 2},
+		{topic.Absolute("out/side"), 1, message.Critical, false, 2},
+		{"safety/emergency_stop", 0, message.Normal, true, 0},
+	} {
+		hello := make(chan *packet.Connect, 1)
+		dial := scripted(t, func(_ int, s *script) {
+			hello <- s.accept(packet.Connack{})
+			s.drain()
+		})
+		m := sized(t, 1200)
+		m.Metadata.Priority = tt.priority
+		if tt.raw {
+			m = raw("gone")
+		}
+		c := connect(t, Options{Dial: dial, ID: "x", Will: &Will{Topic: tt.topic, Message: m, QoS: tt.given}})
+		w := (<-hello).Will
+		if w.QoS != tt.want {
+			t.Errorf("%s, priority %v, given %d: QoS %d, want %d", tt.topic, tt.priority, tt.given, w.QoS, tt.want)
+		}
+		got := string(w.Properties.ContentType)
+		for _, u := range w.Properties.User {
+			got += " " + string(u.Key) + ":" + string(u.Value)
+		}
+		want := "application/json content-encoding:gzip will:1"
+		if tt.raw {
+			want = " will:1"
+		} else if strings.HasPrefix(tt.topic, "absolute:") {
+			want = "application/json will:1"
+		}
+		if got != want {
+			t.Errorf("%s: properties %q, want %q", tt.topic, got, want)
+		}
+		_ = c.Close(testContext(t))
 	}
 }
