@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -115,7 +116,7 @@ func (c *Client) topicOf(target string) (string, error) {
 	}
 	full, err := c.resolve("commands/" + target)
 	if err != nil {
-		return "", c.stats.reject(err)
+		return "", c.reject(sending, "commands/"+target, "", err)
 	}
 	if len(s.topics) >= maxNames {
 		clear(s.topics)
@@ -153,7 +154,13 @@ func (c *Client) hearResponses() error {
 func (c *Client) answer(d *Delivery) {
 	m := &d.Message
 	progress := !m.Raw && m.Metadata.Type == message.TypeEvent
-	if d.Retained || !m.Raw && m.Metadata.Type != message.TypeResponse && !progress {
+	refuse := func(err error) { _ = c.reject(receiving, d.Topic, m.Metadata.ID, err) }
+	switch {
+	case d.Retained:
+		refuse(errRetained)
+		return
+	case !m.Raw && m.Metadata.Type != message.TypeResponse && !progress:
+		refuse(errNoAnswerType)
 		return
 	}
 	id := m.Metadata.CorrelationID
@@ -162,8 +169,13 @@ func (c *Client) answer(d *Delivery) {
 	}
 	switch k := c.calls.get(id); {
 	case k == nil:
+		if !d.shared { // else another subscription to our responses has it
+			refuse(errUnexpected)
+		}
 	case progress:
-		k.progressed(d)
+		if err := k.progressed(d); err != nil {
+			refuse(err)
+		}
 	default:
 		k.finish(callResult{answer: d})
 	}
@@ -180,7 +192,8 @@ func (c *Client) answer(d *Delivery) {
 func (c *Client) Call(ctx context.Context, target, command string, parameters, result any, opts ...CallOption) error {
 	fail := func(err error) error { return fmt.Errorf("call %s %s: %w", target, command, err) }
 	if target == "" || strings.Contains(target, "/") {
-		return fail(fmt.Errorf("target %q: must be one topic level", target))
+		err := &ruleError{reason: ReasonTarget, text: fmt.Sprintf("target %q: must be one topic level", target)}
+		return fail(c.reject(sending, "commands/"+target, "", err))
 	}
 	var x struct { // all that this call needs
 		publication
@@ -199,12 +212,13 @@ func (c *Client) Call(ctx context.Context, target, command string, parameters, r
 	}
 	timeout := time.Until(deadline)
 	if ctx.Err() != nil || timeout <= 0 {
+		_ = c.reject(sending, "commands/"+target, "", cmp.Or(ctx.Err(), context.DeadlineExceeded))
 		return c.gaveUp(ctx, target, command, 0, true)
 	}
 
 	m, err := c.commandMessage(target, command, parameters, timeout)
 	if err != nil {
-		return fail(err)
+		return fail(c.reject(sending, "commands/"+target, "", err))
 	}
 	k, p := &x.call, &x.publication
 	k.id, k.target, k.command = message.NewID(), target, command
@@ -237,6 +251,7 @@ func (c *Client) Call(ctx context.Context, target, command string, parameters, r
 	refused := c.responses.refused
 	c.mu.Unlock()
 	if refused != nil {
+		_ = p.reject(refused)
 		return &CommandError{Service: target, Command: command, Code: CodeRefused, cause: refused,
 			Message: "no answer could be received: " + refused.Error()}
 	}
@@ -310,7 +325,7 @@ func (c *Client) withdraw(p *publication, why error) bool {
 	default:
 		return p.final && errors.Is(p.err, ErrExpired)
 	}
-	p.settle(why)
+	p.lose(why)
 	c.roomMade()
 	c.settled()
 	return true
@@ -320,6 +335,7 @@ func (c *Client) withdraw(p *publication, why error) bool {
 func (c *Client) cancelRequest(target, id string) {
 	m, err := message.NewCommand(c.id, message.Command{Target: target, Command: cancelCommand, RequireAck: new(false)})
 	if err != nil {
+		_ = c.reject(sending, "commands/"+target, "", err)
 		return
 	}
 	m.Metadata.CorrelationID = id
@@ -364,17 +380,18 @@ func (c *Client) outcome(target, command string, r callResult, result any) error
 		return &CommandError{Service: target, Command: command, Code: CodeFailed, Message: why + cause.Error(), cause: cause}
 	}
 	m := r.answer.Message
+	refuse := func(err error) error { return c.reject(receiving, r.answer.Topic, m.Metadata.ID, err) }
 	p := message.Response{Success: true, Result: m.Payload} // of a plain MQTT 5 service
 	if !m.Raw {
 		var err error
 		if p, err = message.Payload[message.Response](m); err != nil {
-			return failed("the answer breaks the wire format: ", err)
+			return failed("the answer breaks the wire format: ", refuse(err))
 		}
 	}
 	if p.Success {
 		if result != nil && len(p.Result) > 0 {
 			if err := message.DecodeJSON(p.Result, result); err != nil {
-				return failed("the result does not fit: ", err)
+				return failed("the result does not fit: ", refuse(err))
 			}
 		}
 		return nil

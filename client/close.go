@@ -230,10 +230,12 @@ func (c *Client) giveUp() error {
 		case p.seq != 0:
 			kept++
 			p.seq = 0 // it stays there
+			p.settle(ErrClosed)
+			return
 		case !p.birth:
 			lost++
 		}
-		p.settle(ErrClosed)
+		p.lose(ErrClosed)
 	}
 	for p := c.flight.head; p != nil; p = c.flight.head {
 		c.session.end(p)

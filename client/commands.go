@@ -15,9 +15,6 @@ import (
 	"github.com/lawnberry/lawnberry/topic"
 )
 
-// ReasonRetained counts, beside the reasons of package message, retained commands, which are never executed.
-const ReasonRetained message.Reason = "retained"
-
 // Request is a command received by ServeCommands.
 type Request struct {
 	Command    string
@@ -93,8 +90,7 @@ func (s *commandServer) peek(d *Delivery) {
 func (s *commandServer) take(sub *Subscription, d *Delivery) {
 	c := s.c
 	if d.Retained {
-		_ = c.stats.reject(&message.Error{Reason: ReasonRetained, Rule: "is a retained command"})
-		c.opts.Logger.Debug("retained command ignored", "topic", d.Topic)
+		_ = c.reject(receiving, d.Topic, d.Message.Metadata.ID, errRetained)
 		return
 	}
 	if d.Invalid != nil && !s.c.tooLate(d) {
@@ -104,14 +100,15 @@ func (s *commandServer) take(sub *Subscription, d *Delivery) {
 	r, err := s.parse(d)
 	switch {
 	case err != nil:
-		_ = c.stats.reject(&message.Error{Reason: message.ReasonMalformed, Rule: "is no command"})
-		c.opts.Logger.Debug("command rejected", "topic", d.Topic, "error", err)
+		_ = c.reject(receiving, d.Topic, d.Message.Metadata.ID, err)
 		if r.replyTo != "" {
 			c.answerRequest(r, nil, &CommandError{Code: CodeBadParameters, Message: err.Error()}, 0)
 		}
 		return
 	case s.accept != nil && !s.accept(r.Target):
-		s.passOn(r)
+		if plain := s.replicas != nil && !s.shared; !s.passOn(r) && !plain { // plainly subscribed replicas hear what is for the others
+			_ = c.reject(receiving, d.Topic, d.Message.Metadata.ID, errNotOurs)
+		}
 		return
 	case r.Command == cancelCommand:
 		s.passCancel(r)
@@ -178,9 +175,8 @@ func (s *commandServer) expired(r *Request) {
 		s.c.answerRequest(r, nil, &CommandError{Code: CodeTimeout, Message: r.late}, 0)
 	}
 	if r.Delivery.Invalid == nil { // else counted already
-		_ = s.c.stats.reject(&message.Error{Reason: message.ReasonExpired, Rule: "is past its deadline"})
+		_ = s.c.reject(receiving, r.Delivery.Topic, r.Delivery.Message.Metadata.ID, errPastDeadline)
 	}
-	s.c.opts.Logger.Debug("expired command ignored", "topic", r.Delivery.Topic, "command", r.Command, "sender", r.Sender)
 }
 
 // refuse answers a request that breaks a rule, which has been counted already. What can be read of it says where to.
@@ -252,7 +248,7 @@ func (s *commandServer) parse(d *Delivery) (*Request, error) {
 	var p message.Command
 	if m.Raw {
 		if r.replyTo == "" {
-			return r, errors.New("neither an envelope nor a Response Topic")
+			return r, &ruleError{reason: message.ReasonMalformed, text: "neither an envelope nor a Response Topic"}
 		}
 		var err error
 		if p, err = parsePlain(m.Payload); err != nil {
@@ -264,7 +260,7 @@ func (s *commandServer) parse(d *Delivery) (*Request, error) {
 	} else {
 		if m.Metadata.Type != message.TypeCommand {
 			r.replyTo = ""
-			return r, fmt.Errorf("message_type is %q, not command", m.Metadata.Type)
+			return r, &message.Error{Reason: message.ReasonWrongType, Field: "metadata.message_type", Rule: fmt.Sprintf("must be command, not %s", m.Metadata.Type)}
 		}
 		r.Sender, r.correlation = m.Metadata.Sender, m.Metadata.CorrelationID
 		r.key = requestID{r.Sender, m.Metadata.ID}
@@ -287,10 +283,11 @@ func (s *commandServer) parse(d *Delivery) (*Request, error) {
 // parsePlain reads the form without an envelope.
 func parsePlain(body []byte) (p message.Command, err error) {
 	if err := json.Unmarshal(body, &p); err != nil {
-		return p, fmt.Errorf(`the request is no JSON object {"command": ..., "parameters": {...}}: %w`, err)
+		text := `the request is no JSON object {"command": ..., "parameters": {...}}: ` + err.Error()
+		return p, &ruleError{reason: message.ReasonMalformed, text: text, cause: err}
 	}
 	if p.Command == "" {
-		return p, errors.New(`the request has no "command"`)
+		return p, &ruleError{reason: message.ReasonMissingField, text: `the request has no "command"`}
 	}
 	return p, nil
 }
@@ -336,7 +333,9 @@ func (c *Client) newReply(r *Request, result any, err error, took time.Duration)
 	a := &reply{topic: r.replyTo, correlation: r.Delivery.CorrelationData, seconds: took.Seconds()}
 	p := message.Response{Success: err == nil, ExecutionTime: &a.seconds}
 	if err == nil && result != nil {
-		p.Result, err = message.EncodeJSON(result)
+		if p.Result, err = message.EncodeJSON(result); err != nil {
+			_ = c.reject(sending, a.topic, "", err)
+		}
 	}
 	if err != nil {
 		text := err.Error()

@@ -25,6 +25,7 @@ type Delivery struct {
 	Expiry          time.Duration // remaining message expiry; 0 is none
 	Invalid         error         // with WithInvalid: the rule that the message breaks, usually a *message.Error
 
+	shared   bool // other subscriptions have it too
 	in       *inbound
 	answerTo string // ResponseTopic as Publish takes it
 	begun    bool   // its acknowledgement is no more the business of whoever called the handler
@@ -82,7 +83,7 @@ func (r *receiver) publish() error {
 	in := &inbound{full: n.full, id: p.ID, qos: p.QoS}
 	r.deliver(&in.d, n, p)
 	in.d.backlog = n.command && l.resumed && in.d.Received.Sub(l.began) < backlogTime
-	invalid := c.judge(in, n)
+	id, invalid := c.judge(in, n)
 
 	c.mu.Lock()
 	if p.QoS > 0 {
@@ -99,7 +100,7 @@ func (r *receiver) publish() error {
 	if invalid != nil {
 		targets = debuggers(targets)
 	}
-	in.subs = targets
+	in.subs, in.d.shared = targets, len(targets) > 1
 	for _, s := range targets {
 		if s.sink == nil {
 			in.pending.Add(1)
@@ -111,7 +112,7 @@ func (r *receiver) publish() error {
 	c.mu.Unlock()
 
 	if invalid != nil {
-		c.opts.Logger.Debug("message rejected", "topic", n.full, "error", invalid)
+		_ = c.reject(receiving, n.full, id, invalid)
 	}
 	hand(in, targets)
 	return nil
@@ -175,8 +176,8 @@ func copyOf(payload, correlation []byte) (message.Message, []byte) {
 	return message.NewRaw(both[:n:n]), both[n:]
 }
 
-// judge decodes the body in d and holds it against the rules. What breaks one stays raw.
-func (c *Client) judge(in *inbound, n *name) error {
+// judge decodes the body in d and holds it against the rules. What breaks one stays raw; its id is returned as far as it is known.
+func (c *Client) judge(in *inbound, n *name) (id string, err error) {
 	d := &in.d
 	lim := c.opts.Limits
 	m, err := message.Decode(d.Message.Payload, lim)
@@ -190,11 +191,11 @@ func (c *Client) judge(in *inbound, n *name) error {
 			if !m.Raw && !d.Retained {
 				c.stats.oneWay.record(d.Received.Sub(m.Metadata.Time()))
 			}
-			return nil
+			return "", nil
 		}
 	}
 	d.Invalid = err
-	return c.stats.reject(err)
+	return m.Metadata.ID, err
 }
 
 // debuggers returns those of subs that want to see invalid messages.

@@ -195,11 +195,14 @@ func (c *Client) sessionExpiry() uint32 {
 
 // will encodes the Will as of now: a Will is published at most once per connection, and has an age of its own.
 func (c *Client) will(w *Will, v packet.Version) (*packet.Will, error) {
+	m := w.Message
 	full, err := c.resolve(w.Topic)
 	if err != nil {
-		return nil, fmt.Errorf("will: %w", err)
+		return nil, fmt.Errorf("will: %w", c.reject(sending, w.Topic, m.Metadata.ID, err))
 	}
-	m := w.Message
+	if w.QoS > 2 {
+		return nil, fmt.Errorf("will on %s: %w", w.Topic, c.reject(sending, full, m.Metadata.ID, badQoS(w.QoS)))
+	}
 	if !m.Raw {
 		m.Metadata.Timestamp = message.Seconds(time.Now())
 		m.Metadata.ID = uuid.NewString()
@@ -209,9 +212,9 @@ func (c *Client) will(w *Will, v packet.Version) (*packet.Will, error) {
 	}
 	body, compressed, err := c.encode(full, &m)
 	if err != nil {
-		return nil, fmt.Errorf("will on %s: %w", w.Topic, err)
+		return nil, fmt.Errorf("will on %s: %w", w.Topic, c.reject(sending, full, m.Metadata.ID, err))
 	}
-	p := &packet.Will{Topic: []byte(full), Payload: body, QoS: w.QoS, Retain: w.Retain}
+	p := &packet.Will{Topic: []byte(full), Payload: body, QoS: c.willQoS(full, w), Retain: w.Retain}
 	if v == packet.V5 {
 		if !m.Raw {
 			p.Properties.ContentType = []byte(contentType)
@@ -225,6 +228,20 @@ func (c *Client) will(w *Will, v packet.Version) (*packet.Will, error) {
 		}
 	}
 	return p, nil
+}
+
+// willQoS is that of the Will or, of one that is enveloped, what the wire format wants of it if that is more.
+func (c *Client) willQoS(full string, w *Will) byte {
+	if w.Message.Raw {
+		return w.QoS
+	}
+	qos := w.QoS
+	if _, inside := c.opts.Topics.Relative(full); inside {
+		if def, ok := c.opts.Topics.Lookup(full); ok {
+			qos = max(qos, def.QoS)
+		}
+	}
+	return message.QoS(w.Message.Metadata.Priority, qos, true)
 }
 
 // exchange sends CONNECT and takes in CONNACK.

@@ -259,7 +259,7 @@ func (c *Client) endParking() {
 	}
 	for _, in := range c.parked {
 		in.parked = false
-		c.stats.dropped.Add(1)
+		_ = c.reject(receiving, in.full, in.d.Message.Metadata.ID, errUnwanted)
 		c.finished(in)
 	}
 	c.parked = nil

@@ -84,7 +84,7 @@ type Queue struct {
 type Will struct {
 	Topic   string // relative or full
 	Message message.Message
-	QoS     byte
+	QoS     byte // at least; an enveloped Message has no less than its topic, and 2 when it is critical
 	Retain  bool
 	Delay   time.Duration // MQTT 5: published so much later, or not at all if the client is back by then
 }
@@ -191,9 +191,6 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Dir != "" && o.ID == "" {
 		return o, fmt.Errorf("client directory %s: the client needs an id (Options.ID), the same in each process", o.Dir)
-	}
-	if w := o.Will; w != nil && w.QoS > 2 {
-		return o, fmt.Errorf("will on %s: QoS %d: must be 0, 1 or 2", w.Topic, w.QoS)
 	}
 	if o.ReconnectFactor == 0 {
 		o.ReconnectFactor = 2

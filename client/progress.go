@@ -77,7 +77,7 @@ func (c *Client) withReporter(ctx context.Context, r *Request) (context.Context,
 func (p *reporter) report(value any) {
 	raw, err := message.EncodeJSON(value)
 	if err != nil {
-		p.c.opts.Logger.Debug("progress cannot be encoded", "command", p.r.Command, "error", err)
+		_ = p.c.reject(sending, p.r.replyTo, "", err)
 		return
 	}
 	p.mu.Lock()
@@ -123,19 +123,17 @@ func (p *reporter) send() {
 	data, err := message.EncodeJSON(struct {
 		Progress json.RawMessage `json:"progress"`
 	}{p.latest})
-	if err != nil {
-		return
+	var m message.Message
+	if err == nil {
+		m, err = message.NewEvent(p.c.id, message.Event{EventType: eventProgress, EventData: data})
 	}
-	m, err := message.NewEvent(p.c.id, message.Event{EventType: eventProgress, EventData: data})
 	if err != nil {
+		_ = p.c.reject(sending, p.r.replyTo, "", err)
 		return
 	}
 	m.Metadata.CorrelationID = p.r.correlation
-	err = p.c.offer(p.r.replyTo, m, WithQoS(1), WithRetain(false), WithExpiry(progressLife),
+	_ = p.c.offer(p.r.replyTo, m, WithQoS(1), WithRetain(false), WithExpiry(progressLife),
 		func(o *publishing) { o.correlation = p.r.Delivery.CorrelationData })
-	if err != nil {
-		p.c.opts.Logger.Debug("progress not sent", "command", p.r.Command, "error", err)
-	}
 }
 
 // offer publishes m if there is room for it, and waits for nothing.
@@ -149,17 +147,24 @@ func (c *Client) offer(topic string, m message.Message, opts ...PublishOption) e
 	return c.submit(ctx, p, false)
 }
 
-// progressed takes in what a handler reports, for the call that waits. It never waits: an older value makes room.
-func (k *call) progressed(d *Delivery) {
+// progressed takes in what a handler reports, for the call that waits. It never waits: an older value makes room. The error is for
+// what is no progress.
+func (k *call) progressed(d *Delivery) error {
+	if k.progress == nil { // nobody wants to know
+		return errUnexpected
+	}
 	e, err := message.Payload[message.Event](d.Message)
-	if k.progress == nil || err != nil || e.EventType != eventProgress {
-		return
+	if err != nil {
+		return err
+	}
+	if e.EventType != eventProgress {
+		return errUnexpected
 	}
 	var data struct {
 		Progress json.RawMessage `json:"progress"`
 	}
 	if json.Unmarshal(e.EventData, &data) != nil || data.Progress == nil {
-		return
+		return &message.Error{Reason: message.ReasonMissingField, Field: "payload.event_data", Rule: "has no progress"}
 	}
 	select {
 	case <-k.progress:
@@ -169,6 +174,7 @@ func (k *call) progressed(d *Delivery) {
 	case k.progress <- data.Progress:
 	default:
 	}
+	return nil
 }
 
 // awaitEnd waits for the end of a call, and has its progress told meanwhile. done and late are when ctx ends.

@@ -107,6 +107,7 @@ type publication struct {
 // Publish may be called concurrently, and by handlers.
 func (c *Client) Publish(ctx context.Context, topic string, m message.Message, opts ...PublishOption) error {
 	if err := ctx.Err(); err != nil {
+		_ = c.reject(sending, topic, m.Metadata.ID, err)
 		return fmt.Errorf("publish %s: %w", topic, err)
 	}
 	p, err := c.prepare(topic, m, opts)
@@ -172,9 +173,16 @@ func (c *Client) prepare(name string, m message.Message, opts []PublishOption) (
 
 // fill is prepare for a publication that is there already.
 func (c *Client) fill(p *publication, name string, m *message.Message) error {
+	if err := c.tryFill(p, name, m); err != nil {
+		return c.reject(sending, name, m.Metadata.ID, err)
+	}
+	return nil
+}
+
+func (c *Client) tryFill(p *publication, name string, m *message.Message) error {
 	full, err := c.resolve(name)
 	if err != nil {
-		return c.stats.reject(err)
+		return err
 	}
 	p.topic = full
 	if err := c.classify(p, m); err != nil {
@@ -186,7 +194,7 @@ func (c *Client) fill(p *publication, name string, m *message.Message) error {
 	c.expire(p, m)
 	body, compressed, err := c.encode(full, m)
 	if err != nil {
-		return c.stats.reject(err)
+		return err
 	}
 	p.body = body
 	return c.properties(p, m, compressed)
@@ -217,7 +225,7 @@ func (c *Client) classify(p *publication, m *message.Message) error {
 	}
 	p.category = categoryOf(m)
 	if p.setQoS && p.qos > 2 {
-		return fmt.Errorf("QoS %d: must be 0, 1 or 2", p.qos)
+		return badQoS(p.qos)
 	}
 	priority := m.Metadata.Priority
 	if m.Raw {
@@ -232,6 +240,10 @@ func (c *Client) classify(p *publication, m *message.Message) error {
 		p.retain = def.Retain
 	}
 	return nil
+}
+
+func badQoS(qos byte) error {
+	return &ruleError{reason: ReasonOption, text: fmt.Sprintf("QoS %d: must be 0, 1 or 2", qos)}
 }
 
 // expire sets the deadline from the option and the envelope, whichever comes first.
@@ -325,7 +337,7 @@ func (c *Client) properties(p *publication, m *message.Message, compressed bool)
 		out.User = append(out.User, packet.UserProperty{Key: []byte(kv[0]), Value: []byte(kv[1])})
 	}
 	if len(out.CorrelationData) > 65535 {
-		return fmt.Errorf("correlation data: %d bytes: the limit is 65535", len(out.CorrelationData))
+		return &ruleError{reason: ReasonOption, text: fmt.Sprintf("correlation data: %d bytes: the limit is 65535", len(out.CorrelationData))}
 	}
 	p.props = out.AppendForwarded(p.body[len(p.body):]) // there is room behind most bodies
 	return nil
@@ -345,7 +357,8 @@ func commonProperties() (plain, compressed []byte) {
 func checkProperty(kv [2]string) error {
 	for _, s := range kv {
 		if len(s) > 65535 || strings.ToValidUTF8(s, "") != s || strings.IndexByte(s, 0) >= 0 {
-			return fmt.Errorf("user property %q: must be UTF-8 without NUL, at most 65535 bytes", printable(kv[0]))
+			return &ruleError{reason: ReasonOption,
+				text: fmt.Sprintf("user property %q: must be UTF-8 without NUL, at most 65535 bytes", printable(kv[0]))}
 		}
 	}
 	return nil

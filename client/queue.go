@@ -57,24 +57,32 @@ func (b *backlog) takeOut(i int) item {
 // push queues it for the handler, unless the bound says otherwise. It does not wait. What is lost, which may be it, is
 // for the caller to let go; the zero item means nothing.
 func (s *Subscription) push(it item) (lost item) {
+	lost, dropped := s.enqueue(it)
+	if dropped {
+		s.dropped.Add(1)
+		_ = s.c.reject(receiving, lost.in.full, lost.d.Message.Metadata.ID, errQueueFull)
+	}
+	return lost
+}
+
+// enqueue is push, and reports whether what is lost was dropped for lack of room.
+func (s *Subscription) enqueue(it item) (lost item, dropped bool) {
 	b := &s.waiting
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.stopped {
-		return it
+		return it, false
 	}
 	if b.len() >= s.queue.Max {
-		if lost = s.overflow(it); lost.in != nil {
-			s.c.stats.dropped.Add(1)
-			s.dropped.Add(1)
-		}
+		lost = s.overflow(it)
+		dropped = lost.in != nil
 	}
 	if lost != it {
 		b.add(it)
 		b.more.Signal()
 	}
 	s.backlog.Store(int32(b.len()))
-	return lost
+	return lost, dropped
 }
 
 // overflow takes out of the full queue what has to go for it. That may be it, or nothing: the zero item.

@@ -144,7 +144,7 @@ func (c *Client) admit(p *publication) (pass bool, err error) {
 	if held := c.limiter.held[p.topic]; held != nil && p.class == topic.State { // p is newer
 		older := held.head
 		c.unhold(older)
-		older.settle(ErrSuperseded)
+		older.lose(ErrSuperseded)
 	}
 	if p.class == topic.Safety || p.birth || p.unlimited || p.rate == 0 && c.opts.Rates.of(p.category) == 0 {
 		return true, nil
@@ -171,8 +171,6 @@ func (c *Client) admit(p *publication) (pass bool, err error) {
 		c.hold(p, wait)
 		return false, nil
 	}
-	c.stats.limited.Add(1)
-	log.Debug("over its rate: dropped", "topic", p.topic, "rate", p.rate)
 	if p.rate > 0 {
 		return false, fmt.Errorf("%w: %d messages a minute", ErrRateLimited, p.rate)
 	}
@@ -258,7 +256,7 @@ func (c *Client) enqueue(p *publication) {
 	if l == nil && c.box.full(p) {
 		displaced, err := c.box.makeRoom(p)
 		if err != nil {
-			p.settle(err)
+			p.lose(err)
 			return
 		}
 		c.dropped(displaced)
@@ -278,7 +276,7 @@ func (c *Client) overdue(ctx context.Context, p *publication) error {
 	}
 	c.unhold(p)
 	err := fmt.Errorf("%w: its turn has not come: %w", ErrRateLimited, ctx.Err())
-	p.settle(err)
+	p.lose(err)
 	c.settled()
 	return err
 }

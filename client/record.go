@@ -2,9 +2,9 @@ package client
 
 import (
 	"encoding/binary"
-	"errors"
 	"time"
 
+	"github.com/lawnberry/lawnberry/message"
 	"github.com/lawnberry/lawnberry/topic"
 )
 
@@ -18,7 +18,7 @@ const (
 	recordRetain = 0b0000_0100
 )
 
-var errRecord = errors.New("a record of another version, or damaged")
+var errRecord = &ruleError{reason: message.ReasonMalformed, text: "a record of another version, or damaged"}
 
 func (p *publication) appendRecord(b []byte) []byte {
 	flags := p.qos & recordQoS

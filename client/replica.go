@@ -73,12 +73,12 @@ func (s *commandServer) othersTurn(r *Request) bool {
 	return s.replicas != nil && !s.shared && r.Target == s.name && !s.replicas.Turn()
 }
 
-// passOn hands r to the replica that it is meant for, with all its properties, once.
-func (s *commandServer) passOn(r *Request) {
+// passOn hands r to the replica that it is meant for, with all its properties, once. It reports false if there is none.
+func (s *commandServer) passOn(r *Request) bool {
 	if s.replicas == nil || !s.shared || !slices.Contains(s.replicas.Siblings(), r.Target) {
-		return
+		return false
 	}
-	s.forward(r, r.Target, r.Delivery.Message)
+	return s.forward(r, r.Target, r.Delivery.Message)
 }
 
 // passCancel tells the other replicas that a caller gives up: which of them has its command, only they know.
@@ -96,10 +96,11 @@ func (s *commandServer) passCancel(r *Request) {
 	}
 }
 
-func (s *commandServer) forward(r *Request, id string, m message.Message) {
+// forward reports false for what is not to be forwarded.
+func (s *commandServer) forward(r *Request, id string, m message.Message) bool {
 	d := r.Delivery
 	if _, passed := d.user(passedKey); passed || m.Raw || topic.CheckLevel("target", id) != nil {
-		return
+		return false
 	}
 	opts := []PublishOption{WithRetain(false), WithUser(passedKey, s.c.id), func(p *publishing) {
 		if p.correlation = d.CorrelationData; d.ResponseTopic != "" {
@@ -123,6 +124,7 @@ func (s *commandServer) forward(r *Request, id string, m message.Message) {
 	if err != nil {
 		s.c.opts.Logger.Warn("command not passed on", "command", r.Command, "to", id, "error", err)
 	}
+	return true
 }
 
 // runs reports whether the request with that correlation id is one of ours.

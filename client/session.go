@@ -90,6 +90,13 @@ func (s *session) get(id uint16) *publication {
 // submit hands p to the wire if it may go now, else to the outbox, after waiting for room there while connected. With now
 // it also writes, as far as it can without waiting; without, more may come together before the writer does.
 func (c *Client) submit(ctx context.Context, p *publication, now bool) error {
+	if err := c.trySubmit(ctx, p, now); err != nil {
+		return p.reject(err)
+	}
+	return nil
+}
+
+func (c *Client) trySubmit(ctx context.Context, p *publication, now bool) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.refusing {
@@ -161,7 +168,7 @@ func (c *Client) awaitRoom(ctx context.Context) error {
 	case <-room:
 		return nil
 	case <-ctx.Done():
-		return ctx.Err()
+		return &ruleError{reason: ReasonFull, text: ctx.Err().Error(), cause: ctx.Err()}
 	}
 }
 
@@ -249,8 +256,7 @@ func (c *Client) pumpAgain(l *link) {
 // dropped settles what makeRoom has taken out, if anything.
 func (c *Client) dropped(displaced *publication) {
 	if displaced != nil {
-		c.stats.dropped.Add(1)
-		displaced.settle(ErrDropped)
+		displaced.lose(ErrDropped)
 	}
 }
 
@@ -260,8 +266,7 @@ func (c *Client) dropExpired(class topic.Class) {
 		next := p.next
 		if p.class == class && !p.again && p.expired() {
 			c.box.remove(p)
-			c.stats.expired.Add(1)
-			p.settle(ErrExpired)
+			p.lose(ErrExpired)
 		}
 		p = next
 	}
@@ -270,19 +275,16 @@ func (c *Client) dropExpired(class topic.Class) {
 // transmit appends p to l's write buffer, or settles it if it cannot go this way.
 func (c *Client) transmit(l *link, p *publication) {
 	if p.expired() {
-		c.stats.expired.Add(1)
 		c.leaveOut(l, p, ErrExpired)
 		return
 	}
 	if p.retain && !l.server.retain {
-		c.stats.failed.Add(1)
 		c.leaveOut(l, p, &RefusedError{Op: "publish", Topic: p.topic, Code: byte(packet.RetainNotSupported)})
 		return
 	}
 	p.qos = min(p.qos, l.server.maxQoS) // [MQTT-3.2.2-11]
 	o := c.outgoing(p, p.again)
 	if size := o.Size(l.version); size > l.server.maxPacket { // [MQTT-3.2.2-15]
-		c.stats.failed.Add(1)
 		c.leaveOut(l, p, fmt.Errorf("%w: a packet of %d bytes, the broker's limit is %d", ErrTooLarge, size, l.server.maxPacket))
 		return
 	}
@@ -305,7 +307,7 @@ func (c *Client) leaveOut(l *link, p *publication, err error) {
 	if p.again {
 		l.out = packet.AppendAck(l.out, packet.PUBREL, l.version, p.id, packet.Success)
 	}
-	p.settle(err)
+	p.lose(err)
 }
 
 func (c *Client) append(l *link, p *publication, dup bool) {
@@ -381,8 +383,7 @@ func (c *Client) finish(l *link, p *publication, a *packet.Ack) {
 	}
 	c.end(p)
 	if a.Code >= packet.UnspecifiedError && a.Kind != packet.PUBCOMP {
-		c.stats.failed.Add(1)
-		p.settle(&RefusedError{Op: "publish", Topic: p.topic, Code: byte(a.Code), Text: string(a.Properties.ReasonString)})
+		p.lose(&RefusedError{Op: "publish", Topic: p.topic, Code: byte(a.Code), Text: string(a.Properties.ReasonString)})
 	} else {
 		p.settle(nil)
 	}
@@ -409,7 +410,7 @@ func (c *Client) resume(l *link, present bool) {
 		case p.released:
 			p.settle(nil)
 		case p.birth:
-			p.settle(ErrNotConnected)
+			p.lose(ErrNotConnected)
 		default:
 			c.box.unpop(p)
 		}
@@ -439,7 +440,7 @@ func (c *Client) suspend(l *link) {
 	c.resend = nil
 	for p := c.box.lanes[birthLane].head; p != nil; p = c.box.lanes[birthLane].head {
 		c.box.remove(p)
-		p.settle(ErrNotConnected)
+		p.lose(ErrNotConnected)
 	}
 	for i := range c.box.lanes {
 		for p := c.box.lanes[i].head; p != nil; p = p.next {

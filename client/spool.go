@@ -299,7 +299,7 @@ func (c *Client) unspooled(p *publication, err error) bool {
 		return true
 	}
 	c.box.remove(p)
-	p.settle(err)
+	p.lose(err)
 	c.roomMade()
 	return false
 }
@@ -380,6 +380,7 @@ func (c *Client) loadSpool() error {
 		case 'b':
 			p, err := c.readRecord(value)
 			if err != nil {
+				_ = c.reject(sending, "", "", err)
 				c.opts.Logger.Error("a stored message cannot be read and is left out", "dir", c.opts.Dir, "error", err)
 				s.changes = append(s.changes, spooled{what: spoolForget, seq: seq})
 				return nil

@@ -1,7 +1,6 @@
 package client
 
 import (
-	"errors"
 	"maps"
 	"sync"
 	"sync/atomic"
@@ -10,9 +9,6 @@ import (
 	"github.com/lawnberry/lawnberry/message"
 	"github.com/lawnberry/lawnberry/topic"
 )
-
-// ReasonTopic counts, beside the reasons of package message, topics that break a rule.
-const ReasonTopic message.Reason = "topic"
 
 // Stats are counters since Connect, and gauges of now.
 type Stats struct {
@@ -23,10 +19,11 @@ type Stats struct {
 	Sent, Received uint64                    // PUBLISH packets, repetitions not counted when sent
 	Failed         uint64                    // publications refused by the broker or impossible with it
 	Expired        uint64                    // in the outbox
-	Rejected       map[message.Reason]uint64 // received or sent messages that broke a rule
+	Rejected       map[message.Reason]uint64 // messages, received or to be sent, that went no further, but for those counted around here
 	Dropped        uint64                    // at a bound of ours
 	RateLimited    uint64                    // publications refused for their rate
 	Conflated      uint64                    // states over their rate, of which the latest waited
+	Superseded     uint64                    // of those, the ones that a newer value overtook
 	Delayed        uint64                    // commands and responses that waited for their turn
 	Panics         uint64                    // of handlers, recovered
 	Unrecorded     uint64                    // commands that ran though Options.Dir did not take their record
@@ -62,32 +59,11 @@ type counters struct {
 	overruns                         atomic.Uint64
 	unrecorded, unstored             atomic.Uint64
 	limited, conflated, delayed      atomic.Uint64
+	superseded                       atomic.Uint64
 	roundTrip, oneWay                histogram
 
 	mu       sync.Mutex
 	rejected map[message.Reason]uint64
-}
-
-// reject counts err by its reason and returns it.
-func (s *counters) reject(err error) error {
-	var reason message.Reason
-	var bad *message.Error
-	var badTopic *topic.Error
-	switch {
-	case errors.As(err, &bad):
-		reason = bad.Reason
-	case errors.As(err, &badTopic):
-		reason = ReasonTopic
-	default:
-		return err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.rejected == nil {
-		s.rejected = make(map[message.Reason]uint64)
-	}
-	s.rejected[reason]++
-	return err
 }
 
 // Stats returns the counters since Connect and the gauges of now.
@@ -97,7 +73,7 @@ func (c *Client) Stats() Stats {
 		Reconnects: n.reconnects.Load(), Sent: n.sent.Load(), Received: n.received.Load(), Failed: n.failed.Load(),
 		Expired: n.expired.Load(), Dropped: n.dropped.Load(), Panics: n.panics.Load(), Overruns: n.overruns.Load(),
 		Unrecorded: n.unrecorded.Load(), Unstored: n.unstored.Load(),
-		RateLimited: n.limited.Load(), Conflated: n.conflated.Load(), Delayed: n.delayed.Load(),
+		RateLimited: n.limited.Load(), Conflated: n.conflated.Load(), Superseded: n.superseded.Load(), Delayed: n.delayed.Load(),
 		RoundTrip: n.roundTrip.quantiles(), OneWay: n.oneWay.quantiles(),
 		PendingCalls:  c.calls.len(),
 		OutboxByClass: make(map[topic.Class]int),
