@@ -116,7 +116,7 @@ func newClient(o Options) (*Client, error) {
 	if ep.local {
 		longest = time.Second
 	}
-	setDuration(&o.MaxReconnect, longest)
+	setDuration(&o.MaxReconnect, max(longest, o.ReconnectDelay))
 	c := &Client{
 		opts: o, endpoint: ep, id: o.ID, started: time.Now(), version: packet.V5,
 		box: newOutbox(o.Outbox), always: make(chan struct{}), dead: make(chan struct{}), halted: make(chan struct{}),

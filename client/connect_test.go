@@ -357,28 +357,6 @@ func TestSessionTakenOver(t *testing.T) {
 	}
 }
 
-func TestBackoff(t *testing.T) {
-	c, err := newClient(Options{ReconnectDelay: time.Second, MaxReconnect: 10 * time.Second})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for attempt, most := range []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second, 10 * time.Second, 10 * time.Second} {
-		var sum, longest time.Duration
-		const n = 2000
-		for range n {
-			d := c.delay(attempt, errors.New("x"))
-			sum += d
-			longest = max(longest, d)
-		}
-		if longest > most || longest < most*9/10 || sum/n < most*4/10 || sum/n > most*6/10 {
-			t.Errorf("attempt %d: longest %v of %v, mean %v", attempt, longest, most, sum/n)
-		}
-	}
-	if d := grow(time.Second, 2, 5000, time.Minute); d != time.Minute {
-		t.Error(d)
-	}
-}
-
 func TestWillAndBirth(t *testing.T) {
 	b := startBroker(t)
 	watcher := connect(t, Options{URL: b.URL()})

@@ -139,9 +139,9 @@ type Options struct {
 	ConnectTimeout time.Duration
 
 	// The n-th attempt to reconnect comes after a random time between 0 and ReconnectDelay * ReconnectFactor^(n-1),
-	// at most MaxReconnect, from the begin of the one before.
+	// at most MaxReconnect, from the begin of the one before; not before half of that when the broker was too busy to take us.
 	ReconnectDelay  time.Duration // 0 is 1 s
-	MaxReconnect    time.Duration // 0 is 1 s for a broker on this host (loopback, unix://, Dial), else 300 s
+	MaxReconnect    time.Duration // 0 is 1 s for a broker on this host (loopback, unix://, Dial), else 300 s, but at least ReconnectDelay
 	ReconnectFactor float64       // 0 is 2
 
 	// Outbox bounds the messages that wait for the broker, per class of topics; topics that nobody defined are a class

@@ -8,6 +8,8 @@ import (
 	"math/rand/v2"
 	"sync"
 	"time"
+
+	"github.com/lawnberry/lawnberry/internal/packet"
 )
 
 // run connects, and connects again, until ctx ends. What comes of the first connection goes to result; attempts at it
@@ -90,7 +92,8 @@ func (c *Client) attemptTime(attempt int, established bool) time.Duration {
 const quickAttempt = time.Second
 
 // delay is how long after the begin of an attempt the next one comes: full jitter, so that many clients do not come back at once. Whom
-// another client with the same id has put out waits much longer, or the two would put each other out for ever.
+// another client with the same id has put out waits much longer, or the two would put each other out for ever. Whom the broker has told
+// that it has too much to do waits for half of the time at least.
 func (c *Client) delay(attempt int, cause error) time.Duration {
 	o := &c.opts
 	var said *DisconnectError
@@ -100,7 +103,29 @@ func (c *Client) delay(attempt int, cause error) time.Duration {
 		d := grow(patience*o.ReconnectDelay, o.ReconnectFactor, attempt, longest)
 		return d/2 + rand.N(d/2+1)
 	}
-	return rand.N(grow(o.ReconnectDelay, o.ReconnectFactor, attempt, o.MaxReconnect) + 1)
+	d := grow(o.ReconnectDelay, o.ReconnectFactor, attempt, o.MaxReconnect)
+	if overloaded(cause) {
+		return d/2 + rand.N(d/2+1)
+	}
+	return rand.N(d + 1)
+}
+
+// overloaded reports whether the broker has said, in CONNACK or DISCONNECT, that coming back at once makes it worse.
+func overloaded(cause error) bool {
+	var code packet.Code
+	var refused *refusal
+	var said *DisconnectError
+	switch {
+	case errors.As(cause, &refused):
+		code = refused.code
+	case errors.As(cause, &said) && !said.Ours:
+		code = packet.Code(said.Code)
+	}
+	switch code {
+	case packet.ServerUnavailable, packet.ServerBusy, packet.QuotaExceeded, packet.ConnectionRateExceeded:
+		return true
+	}
+	return false
 }
 
 // grow returns d * factor^n, at most longest.

@@ -8,6 +8,7 @@ package config
 
 import (
 	"fmt"
+	"reflect"
 	"time"
 
 	"github.com/lawnberry/lawnberry/client"
@@ -26,13 +27,27 @@ type Config struct {
 	Integration        Integration
 	ServiceDefinitions map[string]ServiceDefinition // by service id
 	Development        Development
+
+	origins map[string]Origin // of the keys that file and environment set, nil when they set none; see given
 }
 
 // String shows all values but the passwords. (Package fmt asks no [client.Secret] how to show itself inside a pointer that
 // it formats with %s, but it asks this.)
 func (c *Config) String() string {
 	type plain Config
-	return fmt.Sprintf("%+v", plain(*c))
+	p := plain(*c)
+	p.origins = nil
+	return fmt.Sprintf("%+v", p)
+}
+
+// given reports whether somebody has chosen the value of a key, even if it is the default's: in the file, in the environment, or
+// as a program that changed it.
+func (c *Config) given(path string) bool {
+	if _, set := c.origins[path]; set {
+		return true
+	}
+	at := newSchema().byPath[path].at
+	return !reflect.DeepEqual(at(c), at(Default()))
 }
 
 // Broker configures the embedded broker.

@@ -106,6 +106,9 @@ func load(file string, data []byte, environ []string) (*Loaded, error) {
 	if err := l.problems.Err(); err != nil {
 		return nil, err
 	}
+	if len(l.origins) > 0 {
+		l.config.origins = l.origins
+	}
 	return &Loaded{Config: l.config, File: file, Problems: l.problems, origins: l.origins}, nil
 }
 

@@ -259,6 +259,7 @@ topics:
 	want.Client.KeepAlive, want.Client.QueueSize, want.Client.ReconnectDelay = 30*time.Second, 7, 2500*time.Millisecond
 	want.Development.MockServices.Services = []string{"gps", "5", "on"}
 	want.Topics.RateLimits = map[string]int{"sensors/+/data": 600}
+	want.origins = l.origins
 	if !reflect.DeepEqual(l.Config, want) {
 		t.Errorf("got\n%+v\nwant\n%+v", l.Config, want)
 	}

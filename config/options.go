@@ -243,7 +243,8 @@ func (c *Config) ClientURL(dataDir string) string {
 // ClientOptions returns the options of a client but for its Logger and Will.
 //
 // To the own broker ([Config.OwnBroker]) it logs in with broker.auth unless client.auth is enabled, and trusts the broker's
-// own certificate unless client.tls is enabled. It is an error when a file of certificates cannot be read.
+// own certificate unless client.tls is enabled. Unless they are set, the delays between attempts to connect to
+// it are within 1 s. It is an error when a file of certificates cannot be read.
 func (c *Config) ClientOptions() (client.Options, error) {
 	topics, err := c.Registry()
 	if err != nil {
@@ -257,8 +258,15 @@ func (c *Config) ClientOptions() (client.Options, error) {
 		Rates: client.Rates{SensorData: cl.RateLimits.SensorData, Commands: cl.RateLimits.Commands, Status: cl.RateLimits.Status, General: cl.RateLimits.General},
 		Dir:   c.clientDir(cl.ClientID),
 	}
-	if d := Default(); c.OwnBroker() && cl.ReconnectDelay == d.Client.ReconnectDelay && cl.MaxReconnectDelay == d.Client.MaxReconnectDelay {
-		o.ReconnectDelay, o.MaxReconnect = 0, 0 // the client knows better delays for a broker on this host
+	// What nobody has chosen is as the client wants it, which may be one marked for safety, and near when the broker is on this host.
+	if c.OwnBroker() && !c.given("client.reconnect_delay") {
+		o.ReconnectDelay = 0
+	}
+	if c.OwnBroker() && !c.given("client.max_reconnect_delay") {
+		o.MaxReconnect = max(time.Second, o.ReconnectDelay) // the client cannot tell it when the broker listens on the address of a network
+	}
+	if !c.given("client.probe_interval") {
+		o.Probe = 0
 	}
 	if auth := c.login(); auth.Enabled {
 		o.Username, o.Password = auth.Username, auth.Password
@@ -348,7 +356,7 @@ func (c *Config) ServiceOptions(id string) (service.Options, error) {
 	o.ID, o.Dir = "", c.clientDir(id)
 	d := c.ServiceDefinitions[id]
 	beat, timeout := c.Services.HeartbeatInterval, c.Services.HeartbeatTimeout
-	if std := Default().Services; beat == std.HeartbeatInterval && timeout == std.HeartbeatTimeout {
+	if !c.given("services.heartbeat_interval") && !c.given("services.heartbeat_timeout") {
 		beat, timeout = 0, 0 // as the class of the service wants it
 	}
 	return service.Options{

@@ -167,7 +167,7 @@ func TestClientOptions(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := client.Options{
-		URL: "tcp://localhost:1883", Topics: o.Topics, KeepAlive: time.Minute, Probe: time.Second, ReconnectFactor: 2, Outbox: client.Queue{Max: 1000},
+		URL: "tcp://localhost:1883", Topics: o.Topics, KeepAlive: time.Minute, MaxReconnect: time.Second, ReconnectFactor: 2, Outbox: client.Queue{Max: 1000},
 		Limits: message.Limits{MaxPayload: 10_000, MaxAge: 300 * time.Second, CompressAbove: 1000},
 	}
 	if !reflect.DeepEqual(o, want) {
@@ -257,6 +257,11 @@ service_definitions:
 	}
 	if o, err = c.ServiceOptions("other"); err != nil || o.ID != "other" || o.Type != "" || len(o.Dependencies) > 0 {
 		t.Errorf("got %+v, %v", o, err)
+	}
+	for text, want := range map[string]time.Duration{"": 0, "services: {heartbeat_interval: 30, heartbeat_timeout: 90}": 30 * time.Second} {
+		if o, err = mustLoad(t, text).ServiceOptions("x"); err != nil || o.Heartbeat != want || o.HeartbeatTimeout != 3*want {
+			t.Errorf("%q: got %v and %v, %v", text, o.Heartbeat, o.HeartbeatTimeout, err)
+		}
 	}
 }
 

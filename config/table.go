@@ -94,13 +94,15 @@ func specs() []*spec {
 		{path: "client.keepalive", at: func(c *Config) any { return &c.Client.KeepAlive }, min: 1, max: 65535, whole: true,
 			doc: "MQTT keep alive: how soon a dead connection is noticed."},
 		{path: "client.reconnect_delay", at: func(c *Config) any { return &c.Client.ReconnectDelay }, min: 0.01, max: 3600,
-			doc: "Delay before the first attempt to connect again; each is drawn at random below the current delay."},
+			doc: "Delay before the first attempt to connect again; each is drawn at random below the current delay. Unless set it is 1 s " +
+				"for the broker of this file (client.broker_host)."},
 		{path: "client.max_reconnect_delay", at: func(c *Config) any { return &c.Client.MaxReconnectDelay }, min: 0.01, max: 86400,
-			doc: "The delay grows up to this."},
+			doc: "The delay grows up to this. Unless set it is 1 s for the broker of this file, or reconnect_delay when that is longer."},
 		{path: "client.reconnect_backoff", at: func(c *Config) any { return &c.Client.ReconnectBackoff }, min: 1, max: 100,
 			doc: "The delay grows by this factor with each attempt."},
 		{path: "client.probe_interval", at: func(c *Config) any { return &c.Client.ProbeInterval }, min: 0.05, max: 3600,
-			doc: "A client that hears nothing for so long asks the broker for a sign of life; after three times as long the connection counts as dead."},
+			doc: "A client that hears nothing for so long asks the broker for a sign of life; after three times as long the connection counts as dead. " +
+				"Unless set it is 0.16 for services of the safety class."},
 		{path: "client.message_timeout", at: func(c *Config) any { return &c.Client.MessageTimeout }, min: 0.01, max: 86400,
 			doc: "How long a command or a publication may take when its caller sets no limit."},
 		{path: "client.queue_size", at: func(c *Config) any { return &c.Client.QueueSize }, min: 1, max: maxCount, unit: "messages",

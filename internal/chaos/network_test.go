@@ -39,6 +39,7 @@ func networkFaults() []networkFault {
 		{name: "cut", inject: func(p *faultnet.Proxy, _ *rand.Rand) { p.Cut(false) }},
 		{name: "reset", inject: func(p *faultnet.Proxy, _ *rand.Rand) { p.Cut(true) }},
 		{name: "cut within a packet", inject: func(p *faultnet.Proxy, r *rand.Rand) { p.CutAfter(1 + r.Int64N(5000)) }, lasts: 200 * time.Millisecond},
+		{name: "cut while the session is restored", inject: cutRestoring},
 		{name: "refused for a while", lasts: 300 * time.Millisecond, inject: func(p *faultnet.Proxy, _ *rand.Rand) {
 			p.Refuse(true)
 			p.Cut(true)
@@ -53,6 +54,19 @@ func networkFaults() []networkFault {
 	}
 }
 
+// cutRestoring cuts, and cuts what comes back after an arbitrary number of bytes, a few times: within CONNECT or CONNACK, or in the middle of
+// what is sent again.
+func cutRestoring(p *faultnet.Proxy, r *rand.Rand) {
+	p.Cut(true)
+	for range 1 + r.IntN(3) {
+		before := p.Accepted()
+		p.CutAfter(1 + r.Int64N(1+r.Int64N(5000)))
+		for deadline := time.Now().Add(10 * time.Second); p.Accepted() == before && time.Now().Before(deadline); {
+			time.Sleep(time.Millisecond)
+		}
+	}
+}
+
 // heal makes the network whole.
 func heal(p *faultnet.Proxy) {
 	p.CutAfter(0)
@@ -60,7 +74,7 @@ func heal(p *faultnet.Proxy) {
 	p.Refuse(false)
 }
 
-// TestNetwork does to a client what networks do, while it publishes and subscribes at QoS 1 and 2. Whatever was acknowledged arrives,
+// TestNetwork does to a client what networks do, while it publishes, waiting or not, and subscribes, at QoS 1 and 2 and below safety/. Whatever was acknowledged arrives,
 // in the order of its topic, as it was sent; at QoS 2 nothing arrives twice. A link that is dead without a word is noticed within
 // 3 s, and by a client marked for safety within 500 ms; within 2 s of the network's return everything is as before. The times
 // are judged in the long form.
@@ -87,6 +101,7 @@ func TestNetwork(t *testing.T) {
 type stream struct {
 	topic    string
 	qos      byte
+	async    bool // by PublishAsync, many at a time
 	mu       sync.Mutex
 	accepted map[int]bool
 	arrived  []int
@@ -111,8 +126,32 @@ func (x *stream) take(_ context.Context, d *client.Delivery) {
 	x.arrived = append(x.arrived, p.N)
 }
 
-// publish publishes the numbers from 0 on until ctx ends, each when the one before is safe.
+// accept notes that n is safe, if it is.
+func (x *stream) accept(n int, err error) {
+	if err != nil {
+		return
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.accepted[n] = true
+}
+
+// publish publishes the numbers from 0 on until ctx ends, each when the one before is safe, or without waiting for it.
 func (x *stream) publish(ctx context.Context, c *client.Client, r *rand.Rand, pause time.Duration, longest int) {
+	lasting := context.WithoutCancel(ctx)
+	type sent struct {
+		n       int
+		receipt *client.Receipt
+	}
+	receipts := make(chan sent, 100)
+	var waiting sync.WaitGroup
+	waiting.Go(func() {
+		for s := range receipts {
+			x.accept(s.n, s.receipt.Wait(lasting))
+		}
+	})
+	defer waiting.Wait()
+	defer close(receipts)
 	for n := 0; ctx.Err() == nil; n++ {
 		p := packetOfData{N: n, Data: strings.Repeat(string(rune('a'+n%26)), r.IntN(longest))}
 		p.Sum = crc32.ChecksumIEEE([]byte(p.Data))
@@ -120,10 +159,10 @@ func (x *stream) publish(ctx context.Context, c *client.Client, r *rand.Rand, pa
 		if err != nil {
 			panic(err)
 		}
-		if err := c.Publish(context.WithoutCancel(ctx), x.topic, m, client.WithQoS(x.qos)); err == nil {
-			x.mu.Lock()
-			x.accepted[n] = true
-			x.mu.Unlock()
+		if x.async {
+			receipts <- sent{n, c.PublishAsync(x.topic, m, client.WithQoS(x.qos), client.WithRetain(false))}
+		} else {
+			x.accept(n, c.Publish(lasting, x.topic, m, client.WithQoS(x.qos), client.WithRetain(false)))
 		}
 		select {
 		case <-time.After(pause):
@@ -209,14 +248,25 @@ func testNetwork(t *testing.T, s *server, f networkFault, safety bool) {
 	defer stop()
 	var publishers sync.WaitGroup
 	for _, from := range []*client.Client{c, peer} {
-		for qos := byte(1); qos <= 2; qos++ {
-			x := &stream{topic: fmt.Sprintf("%s%s/%d", prefix, map[bool]string{true: "up", false: "down"}[from == c], qos), qos: qos, accepted: map[int]bool{}}
+		direction := map[bool]string{true: "up", false: "down"}[from == c]
+		for _, x := range []*stream{
+			{topic: prefix + direction + "/1", qos: 1},
+			{topic: prefix + direction + "/2", qos: 2},
+			{topic: prefix + direction + "/async/1", qos: 1, async: true},
+			{topic: prefix + direction + "/async/2", qos: 2, async: true},
+			{topic: "safety/" + prefix + direction, qos: 2, async: true},
+		} {
+			x.accepted = map[int]bool{}
 			streams = append(streams, x)
 			to := map[bool]*client.Client{true: peer, false: c}[from == c]
 			_, err := to.Subscribe(ctx, x.topic, x.take)
 			must(t, err)
 			source := rand.New(rand.NewPCG(r.Uint64(), 0))
-			publishers.Go(func() { x.publish(publishing, from, source, pause, longest) })
+			every := pause
+			if x.async {
+				every *= 5 // nothing else slows it down
+			}
+			publishers.Go(func() { x.publish(publishing, from, source, every, longest) })
 		}
 	}
 	t.Cleanup(publishers.Wait)
