@@ -38,21 +38,15 @@ type Engine interface {
 	Done() <-chan struct{}
 }
 
-// Login is what a connecting client presents.
-type Login struct {
-	ClientID, Username string
-	Password           []byte // valid during the call
-	HasPassword        bool
-	Remote             string // the peer's address; for messages, not for decisions
-}
-
 // Options configure the embedded broker. The zero value is usable: in-process connections only, standard limits.
 type Options struct {
 	Listeners []Listener
 
-	// Authenticate decides whether a client may come in; nil lets everyone in. An error refuses it with reason code 0x86.
-	// It may be called concurrently, and should return when ctx is done.
+	// Authenticate decides whether a client may come in; nil lets everyone in. An error refuses it with reason code 0x86, or
+	// as ErrBusy and ErrLocked say. It may be called concurrently, and should return when ctx is done.
 	Authenticate func(ctx context.Context, l Login) error
+	// Identify, when not nil, is asked instead of Authenticate, and says who the client is as well.
+	Identify func(ctx context.Context, l Login) (Identity, error)
 
 	// Namespace is the first levels of the bus's topics; topics below its safety/ overtake others. "" is
 	// topic.DefaultNamespace.
@@ -290,7 +284,7 @@ func (b *Broker) Dial(ctx context.Context) (net.Conn, error) {
 		return nil, errors.New("broker: stopped")
 	}
 	near, far := net.Pipe()
-	b.running.Go(func() { b.serve(far, "in-process") })
+	b.running.Go(func() { b.serve(far, origin{remote: "in-process", network: "pipe"}) })
 	return near, nil
 }
 

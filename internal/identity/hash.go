@@ -66,7 +66,7 @@ func parseDigest(text string) (digest, error) {
 	}
 	n, err := fmt.Sscanf(parts[3], "m=%d,t=%d,p=%d", &d.memory, &d.time, &d.threads)
 	if n != 3 || err != nil || parts[3] != fmt.Sprintf("m=%d,t=%d,p=%d", d.memory, d.time, d.threads) {
-		return d, fmt.Errorf("has wrong parameters %q, want m=...,t=...,p=...", parts[3])
+		return d, fmt.Errorf("has wrong parameters %q, want m, t and p", parts[3])
 	}
 	if d.memory < 1<<10 || d.memory > 64<<10 || d.time < 1 || d.time > 8 || d.threads < 1 || d.threads > 4 {
 		return d, fmt.Errorf("has parameters out of range: %s, want m of 1024 to 65536, t of 1 to 8, p of 1 to 4", parts[3])

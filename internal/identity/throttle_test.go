@@ -32,11 +32,12 @@ func TestThrottleDelays(t *testing.T) {
 				t.Fatalf("failure %d locks for %v", i+1, d)
 			}
 		}
-		for _, want := range []time.Duration{1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300} {
-			if d := th.Failed("admin", home); d != want*time.Second {
-				t.Fatalf("locked for %v, want %v s", d, int64(want))
+		for _, seconds := range []int{1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300} {
+			want := time.Duration(seconds) * time.Second
+			if d := th.Failed("admin", home); d != want {
+				t.Fatalf("locked for %v, want %v", d, want)
 			}
-			time.Sleep(want*time.Second - time.Millisecond)
+			time.Sleep(want - time.Millisecond)
 			if th.Locked("admin", home) != time.Millisecond {
 				t.Fatal("it is not locked to the end")
 			}

@@ -80,6 +80,9 @@ func Open(o Options) (*Users, error) {
 // Any reports whether there is a user.
 func (u *Users) Any() bool { return len(*u.known.Load()) > 0 }
 
+// Has reports whether there is a user of that name.
+func (u *Users) Has(name string) bool { return (*u.known.Load())[name] != nil }
+
 // Role returns the role of a user, "" without one.
 func (u *Users) Role(name string) string {
 	if e := (*u.known.Load())[name]; e != nil {
@@ -91,9 +94,14 @@ func (u *Users) Role(name string) string {
 // Refused returns how many logins were refused unseen because of failures before them.
 func (u *Users) Refused() uint64 { return u.refused.Load() }
 
-// take makes the users of a book those that count, and returns the names of those whose connections are to end: removed, disabled, or with
-// another password.
-func (u *Users) take(b *Book) (gone []string) {
+// A Change is what has become of users: the names of those who are no more, and of those who are disabled or have another password.
+// The connections of both are to end.
+type Change struct {
+	Removed, Barred []string
+}
+
+// take makes the users of a book those that count.
+func (u *Users) take(b *Book) (c Change) {
 	var before map[string]*entry
 	if p := u.known.Load(); p != nil {
 		before = *p
@@ -116,21 +124,24 @@ func (u *Users) take(b *Book) (gone []string) {
 	u.known.Store(&now)
 	for name, old := range before {
 		e := now[name]
-		removed := e == nil || e.Disabled
-		if removed || e.Hash != old.Hash || old.Disabled {
-			u.throttle.Unlock(name, removed)
-			if !old.Disabled {
-				gone = append(gone, name)
-			}
+		switch {
+		case e == nil:
+			u.throttle.Unlock(name, true)
+			c.Removed = append(c.Removed, name)
+		case e.Disabled && !old.Disabled, e.Hash != old.Hash:
+			u.throttle.Unlock(name, e.Disabled)
+			c.Barred = append(c.Barred, name)
+		case old.Disabled && !e.Disabled:
+			u.throttle.Unlock(name, false)
 		}
 	}
-	slices.Sort(gone)
-	return gone
+	slices.Sort(c.Removed)
+	slices.Sort(c.Barred)
+	return c
 }
 
-// Watch takes in what changes in the file until ctx ends. After each change it calls changed with the users whose connections are to
-// end. A file that cannot be read, and one that is gone, change nothing and are logged once.
-func (u *Users) Watch(ctx context.Context, changed func(gone []string)) {
+// Watch takes in what changes in the file until ctx ends. After each change it calls changed. A file that cannot be read, and one that is gone, change nothing and are logged once.
+func (u *Users) Watch(ctx context.Context, changed func(Change)) {
 	if u.dir == "" {
 		return
 	}
@@ -168,9 +179,9 @@ func (u *Users) Watch(ctx context.Context, changed func(gone []string)) {
 		u.info = info
 		u.mu.Unlock()
 		bad = nil
-		gone := u.take(book)
-		u.log.Info("users changed", "users", len(*u.known.Load()), "gone", gone)
-		changed(gone)
+		c := u.take(book)
+		u.log.Info("users changed", "users", len(*u.known.Load()), "removed", c.Removed, "barred", c.Barred)
+		changed(c)
 	}
 }
 
