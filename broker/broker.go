@@ -38,27 +38,21 @@ type Engine interface {
 	Done() <-chan struct{}
 }
 
-// Login is what a connecting client presents.
-type Login struct {
-	ClientID, Username string
-	Password           []byte // valid during the call
-	HasPassword        bool
-	Remote             string // the peer's address; for messages, not for decisions
-}
-
 // Options configure the embedded broker. The zero value is usable: in-process connections only, standard limits.
 type Options struct {
 	Listeners []Listener
 
-	// Authenticate decides whether a client may come in; nil lets everyone in. An error refuses it with reason code 0x86.
-	// It may be called concurrently, and should return when ctx is done.
+	// Authenticate decides whether a client may come in; nil lets everyone in. An error refuses it with reason code 0x86, or
+	// as ErrBusy and ErrLocked say. It may be called concurrently, and should return when ctx is done.
 	Authenticate func(ctx context.Context, l Login) error
-	// Authorize decides what a client that was let in may do, by its Login without the password; nil Rights are all. An error refuses it with
-	// reason code 0x87. It is asked at each CONNECT, and by Broker.Reauthorize. nil lets everyone do everything.
+	// Identify, when not nil, is asked instead of Authenticate, and says who the client is as well.
+	Identify func(ctx context.Context, l Login) (Identity, error)
+	// Authorize decides what a client that was let in may do; its Login is without the password, and nil Rights are all. An error
+	// refuses it with reason code 0x87. It is asked at each CONNECT, and by Broker.Reauthorize. nil lets everyone do everything.
 	//
 	// What is not allowed is refused with 0x87 where MQTT has a way to say so, counted, and logged; of a subscription that is wider than
 	// the rights only what is allowed is delivered. MQTT 3.1.1 acknowledges a PUBLISH that is refused [MQTT-3.3.5-2].
-	Authorize func(l Login) (Rights, error)
+	Authorize func(l Login, who Identity) (Rights, error)
 
 	// Namespace is the first levels of the bus's topics; topics below its safety/ overtake others. "" is
 	// topic.DefaultNamespace.
@@ -296,7 +290,7 @@ func (b *Broker) Dial(ctx context.Context) (net.Conn, error) {
 		return nil, errors.New("broker: stopped")
 	}
 	near, far := net.Pipe()
-	b.running.Go(func() { b.serve(far, "in-process") })
+	b.running.Go(func() { b.serve(far, origin{remote: "in-process", network: "pipe"}) })
 	return near, nil
 }
 

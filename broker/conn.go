@@ -18,11 +18,17 @@ type conn struct {
 	broker *Broker
 	nc     net.Conn
 	remote string
+	from   origin
 	reader *packet.Reader
+
+	who         Client // guarded by broker.mu
+	established bool   // guarded by broker.mu; session is set, and stays
+	unwanted    string // guarded by broker.mu; why it is to end as soon as it is established
 
 	// Set by the handshake, constant afterwards.
 	version     packet.Version
 	session     *session
+	identity    Identity
 	keepAlive   time.Duration // 0 is none
 	maxPacket   int           // what the client takes, bytes
 	sendMax     int           // the client's receive maximum
@@ -391,6 +397,9 @@ func (c *conn) run() {
 	go c.writeLoop()
 	if c.broker.ctx.Err() != nil { // Stop did not see this connection hold its session
 		c.stop(packet.ServerShuttingDown, "the broker is shutting down")
+	}
+	if reason := c.broker.establish(c); reason != "" {
+		c.stop(packet.AdministrativeAction, reason)
 	}
 	if c.keepAlive > 0 {
 		c.session.mu.Lock()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"io"
+	"log/slog"
 	"math"
 	"math/rand/v2"
 	"net"
@@ -32,8 +33,9 @@ func (s *striped) of(id string) *sync.Mutex {
 }
 
 // serve runs one network connection from CONNECT to its end.
-func (b *Broker) serve(nc net.Conn, remote string) {
-	c := &conn{broker: b, nc: nc, remote: remote, done: make(chan struct{}), maxPacket: maxPacketSize, sendMax: math.MaxUint16, problemInfo: true}
+func (b *Broker) serve(nc net.Conn, from origin) {
+	remote := from.remote
+	c := &conn{broker: b, nc: nc, remote: remote, from: from, done: make(chan struct{}), maxPacket: maxPacketSize, sendMax: math.MaxUint16, problemInfo: true}
 	c.prepareWriting()
 	if !b.admit(c) {
 		cut(nc)
@@ -138,7 +140,11 @@ func (c *conn) welcome(p *packet.Connect) bool {
 		code, reason = packet.ServerBusy, fmt.Sprintf("%d connections are open, and that is the limit", b.limits.connections)
 	}
 	if code != packet.Success {
-		b.log.Warn("client refused", "client", id, "remote", c.remote, "user", string(p.Username), "code", code.String(), "reason", reason)
+		level := slog.LevelWarn
+		if code == packet.ConnectionRateExceeded { // who guesses is not to fill the log
+			level = slog.LevelDebug
+		}
+		b.log.Log(b.ctx, level, "client refused", "client", id, "remote", c.remote, "user", string(p.Username), "code", code.String(), "reason", reason)
 		c.refuse(code, reason)
 		return false
 	}
@@ -178,10 +184,10 @@ func (c *conn) welcome(p *packet.Connect) bool {
 	durable := b.journal != nil && expiry > 0 && !inMemory(p)
 	present, g, err := b.hold(c, id, p.CleanStart, expiry, durable, w)
 	if err != nil {
-		b.log.Warn("client refused", "client", id, "remote", c.remote, "user", string(p.Username), "error", err)
+		b.log.Warn("client refused", "client", id, "remote", c.remote, "user", c.identity.User, "error", err)
 		code := packet.ServerUnavailable
-		if errors.Is(err, errNotYours) {
-			code = packet.NotAuthorized
+		if err == errForeign {
+			code = packet.ClientIDNotValid
 		}
 		c.refuse(code, err.Error())
 		b.releasePlace()
@@ -209,20 +215,15 @@ func (b *Broker) examine(c *conn, p *packet.Connect) (packet.Code, string) {
 	if len(p.ClientID) == 0 && p.Version == packet.V311 && !p.CleanStart {
 		return packet.ClientIDNotValid, "an empty client id needs a clean session [MQTT-3.1.3-8]"
 	}
-	login := Login{
-		ClientID: string(p.ClientID), Username: string(p.Username),
-		Password: p.Password, HasPassword: p.HasPass, Remote: c.remote,
-	}
-	if b.options.Authenticate != nil {
-		ctx, cancel := context.WithTimeout(b.ctx, b.limits.handshake)
-		defer cancel()
-		if err := b.options.Authenticate(ctx, login); err != nil {
+	if err := b.identify(c, p); err != nil {
+		code, reason := refusalOf(err)
+		if code != packet.ConnectionRateExceeded {
 			b.log.Warn("authentication failed", "client", string(p.ClientID), "user", string(p.Username), "remote", c.remote, "error", err)
-			return packet.BadUserNameOrPassword, "bad user name or password"
 		}
+		return code, reason
 	}
 	var err error
-	if c.grant, err = b.authorize(login); err != nil {
+	if c.grant, err = b.authorize(c.login(p), c.identity); err != nil {
 		return packet.NotAuthorized, err.Error()
 	}
 	if p.Will != nil {
@@ -238,6 +239,31 @@ func (b *Broker) examine(c *conn, p *packet.Connect) (packet.Code, string) {
 		}
 	}
 	return packet.Success, ""
+}
+
+// login is what c presents.
+func (c *conn) login(p *packet.Connect) Login {
+	return Login{
+		ClientID: string(p.ClientID), Username: string(p.Username), Password: p.Password, HasPassword: p.HasPass,
+		Remote: c.remote, Network: c.from.network, Address: c.from.address, Peer: c.from.peer,
+	}
+}
+
+// identify finds out who c is.
+func (b *Broker) identify(c *conn, p *packet.Connect) (err error) {
+	l := c.login(p)
+	b.claim(c, Client{ID: l.ClientID, User: l.Username, Remote: c.remote})
+	ctx, cancel := context.WithTimeout(b.ctx, b.limits.handshake)
+	defer cancel()
+	switch {
+	case b.options.Identify != nil:
+		c.identity, err = b.options.Identify(ctx, l)
+	case b.options.Authenticate != nil:
+		if err = b.options.Authenticate(ctx, l); err == nil {
+			c.identity.User = l.Username
+		}
+	}
+	return err
 }
 
 // inMemory reports whether the client has asked for a session that need not outlive the broker, by the user property
@@ -261,6 +287,9 @@ func asksForLateness(p *packet.Connect) bool {
 	})
 }
 
+// errForeign is that a client id is in use by another user.
+var errForeign = errors.New("another user is connected with this client id")
+
 // hold gives c the session of id, made anew on a clean start or when there is none. Another connection that holds it is
 // closed first, and has finished everything it had begun when hold goes on [MQTT-3.1.4-3]. What is new or
 // gone with the connection is in the store with the group that is returned.
@@ -270,10 +299,12 @@ func (b *Broker) hold(c *conn, id string, clean bool, expiry time.Duration, dura
 	defer mu.Unlock()
 	s := b.find(id)
 	if s != nil {
-		if owner := s.grant.Load().identity(); c.grant != nil && owner != "" && owner != c.grant.identity() {
-			return false, nil, errNotYours
-		}
+		foreign := s.foreign(c.identity)
+		clean = clean || foreign
 		if last := s.holder(); last != nil {
+			if foreign {
+				return false, nil, errForeign
+			}
 			last.stop(packet.SessionTakenOver, "another client connected with this client id")
 			<-last.done
 		}

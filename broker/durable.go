@@ -68,7 +68,7 @@ func (s *session) keep(durable bool, expiry time.Duration, w *will, t *txn) {
 		s.storeAll(t)
 	}
 	if durable {
-		h := head{client: s.id, expiry: expiry, away: online}
+		h := head{client: s.id, owner: s.owner, expiry: expiry, away: online}
 		t.add(op{kind: putHead, session: s.number, value: h.append(nil)})
 		if s.head == nil {
 			s.head = t.group

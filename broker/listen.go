@@ -142,7 +142,7 @@ func (e *endpoint) serve(b *Broker) {
 		nc, err := e.listener.Accept()
 		if err == nil {
 			pause = 0
-			b.running.Go(func() { b.serve(nc, remoteOf(nc)) })
+			b.running.Go(func() { b.serve(nc, originOf(e.Network, nc)) })
 			continue
 		}
 		if errors.Is(err, net.ErrClosed) {
@@ -163,11 +163,4 @@ func (e *endpoint) close() {
 		_ = e.web.Close()
 	}
 	_ = e.listener.Close()
-}
-
-func remoteOf(nc net.Conn) string {
-	if a := nc.RemoteAddr(); a != nil && a.Network() != "unix" {
-		return a.String()
-	}
-	return "unix socket"
 }

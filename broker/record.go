@@ -248,6 +248,7 @@ func appendSubscription(dst []byte, sub *subscription, replay bool) []byte {
 // A head is the record of a session itself.
 type head struct {
 	client string
+	owner  string // the user whose it is; "" is nobody's in particular
 	expiry time.Duration
 	away   int64 // since when there is no connection, on the broker's clock; online is while there is one
 }
@@ -257,7 +258,11 @@ const online = -1
 func (h *head) append(dst []byte) []byte {
 	dst = binary.AppendVarint(dst, int64(h.expiry))
 	dst = binary.AppendVarint(dst, h.away)
-	return append(dst, h.client...)
+	dst = append(dst, h.client...)
+	if h.owner != "" { // no client id has a zero in it [MQTT-1.5.4-2]
+		dst = append(append(dst, 0), h.owner...)
+	}
+	return dst
 }
 
 func appendWill(dst []byte, w *will) []byte {
@@ -384,7 +389,7 @@ func (r *recordReader) subscription() (sub *subscription, replay bool) {
 
 func (r *recordReader) head() head {
 	h := head{expiry: time.Duration(r.varint()), away: r.varint()}
-	h.client = string(r.rest)
+	h.client, h.owner, _ = strings.Cut(string(r.rest), "\x00")
 	if h.expiry <= 0 || h.client == "" {
 		r.bad = true
 	}

@@ -257,7 +257,7 @@ func (r *recovery) resume() {
 func (r *recovery) restore(f *found, now int64) {
 	b := r.broker
 	s := &session{
-		broker: b, id: f.head.client, subs: make(map[string]*subscription), inbound: make(map[uint16]inbound),
+		broker: b, id: f.head.client, owner: f.head.owner, subs: make(map[string]*subscription), inbound: make(map[uint16]inbound),
 		durable: true, number: f.number, head: r.journal.past, expiry: f.head.expiry, sent: f.sent,
 		loose: rand.Uint32(),
 		order: max(f.sent[0], f.sent[1]), // also when nothing is left: what is queued from now on was not sent

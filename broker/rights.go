@@ -1,15 +1,11 @@
 package broker
 
 import (
-	"errors"
-
 	"github.com/lawnberry/lawnberry/internal/packet"
 )
 
 // Rights say what one client may do. They may be asked concurrently, and for every message: they should be quick.
 type Rights interface {
-	// Identity is who the client is. A session belongs to an identity: nobody else may take it.
-	Identity() string
 	// MayPublish reports whether messages may be published on a topic, a Will included.
 	MayPublish(topic string) bool
 	// MaySend looks at one message on a topic on which messages may be published. payload is valid during the call. The
@@ -21,29 +17,27 @@ type Rights interface {
 	MayReceive(topic string) bool
 }
 
-// errNotYours refuses a client the session of another.
-var errNotYours = errors.New("the client id has a session of another user")
-
 // maxDenials is how many topics of one connection the log names at level warning.
 const maxDenials = 100
 
 // A grant is what one session may do; nil is everything.
 type grant struct {
 	login  Login // whom it was given to, without the password
+	who    Identity
 	rights Rights
 }
 
 // authorize asks what the client of l may do.
-func (b *Broker) authorize(l Login) (*grant, error) {
+func (b *Broker) authorize(l Login, who Identity) (*grant, error) {
 	if b.options.Authorize == nil {
 		return nil, nil
 	}
 	l.Password, l.HasPassword = nil, false
-	r, err := b.options.Authorize(l)
+	r, err := b.options.Authorize(l, who)
 	if err != nil {
 		return nil, err
 	}
-	return &grant{l, r}, nil
+	return &grant{l, who, r}, nil
 }
 
 // Reauthorize asks Options.Authorize again for every session that a client has taken since the broker started. What it says holds at once,
@@ -64,9 +58,9 @@ func (b *Broker) Reauthorize() {
 		if g == nil {
 			continue
 		}
-		now, err := b.authorize(g.login)
+		now, err := b.authorize(g.login, g.who)
 		if err != nil {
-			now = &grant{g.login, nothing{g.identity()}}
+			now = &grant{g.login, g.who, nothing{}}
 		}
 		s.mu.Lock()
 		if s.grant.Load() == g { // else another client has taken it meanwhile
@@ -80,9 +74,8 @@ func (b *Broker) Reauthorize() {
 }
 
 // nothing is the rights of a client that would not be let in any more.
-type nothing struct{ identity string }
+type nothing struct{}
 
-func (n nothing) Identity() string           { return n.identity }
 func (nothing) MayPublish(string) bool       { return false }
 func (nothing) MaySend(string, []byte) error { return nil }
 func (nothing) MaySubscribe(string) bool     { return false }
@@ -130,13 +123,5 @@ func (c *conn) deny(verb, topic, reason string) {
 		c.denials[key] = true
 		log = c.broker.log.Warn
 	}
-	log("not authorized", "client", c.session.id, "identity", c.session.grant.Load().identity(), "remote", c.remote, "verb", verb, "topic", topic, "reason", reason)
-}
-
-// identity is whom g was given to, "" when nobody asks.
-func (g *grant) identity() string {
-	if g == nil || g.rights == nil {
-		return ""
-	}
-	return g.rights.Identity()
+	log("not authorized", "client", c.session.id, "user", c.identity.User, "remote", c.remote, "verb", verb, "topic", topic, "reason", reason)
 }

@@ -27,6 +27,7 @@ type session struct {
 	last  *conn      // the connection that holds the session, until it has ended
 	ended bool       // no longer a session; what arrives is discarded
 
+	owner   string    // the user whose session it is; see Identity
 	durable bool      // kept in the store
 	number  uint64    // its number there
 	head    *group    // what the record of the session became durable with
@@ -438,6 +439,9 @@ func (s *session) attach(c *conn, w *will, expiry time.Duration, durable bool, t
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.owner == "" {
+		s.owner = c.identity.User
+	}
 	s.keep(durable, expiry, w, t)
 	stopTimer(&s.expiryTimer)
 	stopTimer(&s.willTimer)
@@ -495,7 +499,7 @@ func (s *session) detach(c *conn) {
 		s.expiryTimer = time.AfterFunc(expiry, func() { s.broker.expire(s, connects) })
 	}
 	if s.durable && expiry > 0 {
-		h := head{client: s.id, expiry: expiry, away: s.broker.now()}
+		h := head{client: s.id, owner: s.owner, expiry: expiry, away: s.broker.now()}
 		t.add(op{kind: putHead, session: s.number, value: h.append(nil)})
 	}
 	s.mu.Unlock()

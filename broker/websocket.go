@@ -58,7 +58,7 @@ func (b *Broker) upgrade(w http.ResponseWriter, r *http.Request) {
 	}
 	ws.SetReadLimit(-1) // packet.Reader bounds what is read, whatever the frames
 	raw := r.Context().Value(rawConn{}).(net.Conn)
-	b.serve(&wsConn{Conn: raw, ws: ws, farewell: b.limits.farewell, status: websocket.StatusNormalClosure}, r.RemoteAddr)
+	b.serve(&wsConn{Conn: raw, ws: ws, farewell: b.limits.farewell, status: websocket.StatusNormalClosure}, originOf("ws", raw))
 }
 
 // offersMQTT reports whether the client offers the subprotocol [MQTT-6.0.0-3].

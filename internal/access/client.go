@@ -77,9 +77,6 @@ func (b *Bus) Client(s Subject) (*Client, error) {
 	return &Client{b.policy.Rights(s), b, s, worker}, nil
 }
 
-// Identity is who the client is.
-func (c *Client) Identity() string { return c.subject.Identity }
-
 // MayPublish reports whether messages may be published on a topic.
 func (c *Client) MayPublish(name string) bool { return c.May(Publish, name) }
 
