@@ -224,6 +224,7 @@ func TestMQTT_3_1_2_16_UserNameAndPasswordFlags(t *testing.T) {
 				if len(all) != 1 || all[0].Username != test.want.Username || all[0].HasPassword != test.want.HasPassword || string(all[0].Password) != string(test.want.Password) {
 					t.Errorf("flags %02x: asked for %+v, want %+v", test.flags, all, test.want)
 				}
+				c.hangUp("c") // the next is another user
 			}
 		})
 	})

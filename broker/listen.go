@@ -18,6 +18,11 @@ type Listener struct {
 	Address  string      // host:port, or the socket's path; port 0 takes a free one
 	TLS      *tls.Config // nil is plain; makes tcp TLS and ws wss
 	Optional bool        // go on without it when the address does not exist on this host (::1 without IPv6)
+
+	// Hosts and Origins are for "ws", where a browser's page says by Origin where it is from and by Host what it thinks to talk to. The host
+	// has to be an address, localhost, this machine's name (also with .local), or one of Hosts (names without port): a name that its owner
+	// points here does not make a page one of ours. The origin has to be the same host and port, or one of Origins ("https://mower.example").
+	Hosts, Origins []string
 }
 
 // Endpoint is an address that is being listened on, with the real port.
@@ -91,7 +96,7 @@ func (b *Broker) listen(ctx context.Context, l Listener) (*endpoint, error) {
 		e.listener = tls.NewListener(ln, l.TLS)
 	}
 	if l.Network == "ws" {
-		e.web = b.webServer()
+		e.web = b.webServer(l)
 	}
 	return e, nil
 }

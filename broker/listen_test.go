@@ -104,7 +104,9 @@ func TestMQTT_6_0_0_2_FramesAndPackets(t *testing.T) {
 // the upgrade [MQTT-6.0.0-3, MQTT-6.0.0-4].
 func TestMQTT_6_0_0_3_WebSocketHandshake(t *testing.T) {
 	t.Parallel()
-	b := start(t, Options{Listeners: []Listener{{Network: "ws", Address: "127.0.0.1:0"}}})
+	b := start(t, Options{Listeners: []Listener{{
+		Network: "ws", Address: "127.0.0.1:0", Hosts: []string{"mower.home.arpa"}, Origins: []string{"https://mower.example"},
+	}}})
 	address := strings.TrimPrefix(url(t, b, "ws"), "ws://")
 	for _, test := range []struct {
 		name, headers string
@@ -117,6 +119,17 @@ func TestMQTT_6_0_0_3_WebSocketHandshake(t *testing.T) {
 		{"from the same host", "Sec-WebSocket-Protocol: mqtt\r\nOrigin: http://" + address + "\r\n", 101},
 		{"from a foreign page", "Sec-WebSocket-Protocol: mqtt\r\nOrigin: http://evil.example\r\n", 403},
 		{"from another port", "Sec-WebSocket-Protocol: mqtt\r\nOrigin: http://127.0.0.1:1\r\n", 403},
+		{"from an address in the list", "Sec-WebSocket-Protocol: mqtt\r\nOrigin: https://mower.example\r\n", 101},
+		{"from there on another port", "Sec-WebSocket-Protocol: mqtt\r\nOrigin: https://mower.example:444\r\n", 403},
+		{"from there without TLS", "Sec-WebSocket-Protocol: mqtt\r\nOrigin: http://mower.example\r\n", 403},
+		{"from two places", "Sec-WebSocket-Protocol: mqtt\r\nOrigin: https://mower.example\r\nOrigin: http://evil.example\r\n", 403},
+		{"a name of somebody else's that points here", "Host: evil.example\r\nSec-WebSocket-Protocol: mqtt\r\nOrigin: http://evil.example\r\n", 403},
+		{"with a port", "Host: evil.example:9001\r\nSec-WebSocket-Protocol: mqtt\r\nOrigin: http://evil.example:9001\r\n", 403},
+		{"a page in the list, by that name", "Host: evil.example\r\nSec-WebSocket-Protocol: mqtt\r\nOrigin: https://mower.example\r\n", 403},
+		{"a name in the list", "Host: Mower.home.arpa:9001\r\nSec-WebSocket-Protocol: mqtt\r\nOrigin: http://mower.home.arpa:9001\r\n", 101},
+		{"localhost", "Host: localhost:9001\r\nSec-WebSocket-Protocol: mqtt\r\nOrigin: http://localhost:9001\r\n", 101},
+		{"an address", "Host: [fd00::1]:9001\r\nSec-WebSocket-Protocol: mqtt\r\nOrigin: http://[fd00::1]:9001\r\n", 101},
+		{"any name, without a page", "Host: other.example\r\nSec-WebSocket-Protocol: mqtt\r\n", 101},
 		{"from a file", "Sec-WebSocket-Protocol: mqtt\r\nOrigin: null\r\n", 403},
 	} {
 		nc, err := net.Dial("tcp", address)
@@ -124,8 +137,12 @@ func TestMQTT_6_0_0_3_WebSocketHandshake(t *testing.T) {
 			t.Fatal(err)
 		}
 		_ = nc.SetDeadline(time.Now().Add(patient))
-		_, _ = fmt.Fprintf(nc, "GET /any/path HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
-			"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n%s\r\n", address, test.headers)
+		host := "Host: " + address + "\r\n"
+		if strings.HasPrefix(test.headers, "Host: ") {
+			host = ""
+		}
+		_, _ = fmt.Fprintf(nc, "GET /any/path HTTP/1.1\r\n%sConnection: Upgrade\r\nUpgrade: websocket\r\n"+
+			"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n%s\r\n", host, test.headers)
 		answer, err := http.ReadResponse(bufio.NewReader(nc), nil)
 		if err != nil {
 			t.Fatal(err)

@@ -3,10 +3,14 @@ package broker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
+	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,10 +21,17 @@ import (
 type rawConn struct{}
 
 // webServer returns an HTTP server that speaks nothing but MQTT over WebSocket [MQTT-6.0.0-1 to MQTT-6.0.0-4]. A browser's
-// page is let in only from the same host and port (its Origin header says), so that a foreign page cannot steer the mower.
-func (b *Broker) webServer() *http.Server {
+// page is let in as the listener says, so that a foreign page cannot steer the mower.
+func (b *Broker) webServer(l Listener) *http.Server {
 	return &http.Server{
-		Handler:           http.HandlerFunc(b.upgrade),
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if why := l.foreign(r); why != "" {
+				b.log.Warn("websocket refused: "+why, "remote", r.RemoteAddr, "host", r.Host, "origin", r.Header.Get("Origin"))
+				http.Error(w, why, http.StatusForbidden)
+				return
+			}
+			b.upgrade(w, r)
+		}),
 		ReadHeaderTimeout: b.limits.handshake,
 		IdleTimeout:       b.limits.handshake,
 		MaxHeaderBytes:    8 << 10,
@@ -51,6 +62,8 @@ func (b *Broker) upgrade(w http.ResponseWriter, r *http.Request) {
 	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{
 		Subprotocols:    []string{"mqtt"},
 		CompressionMode: websocket.CompressionDisabled,
+
+		InsecureSkipVerify: true, // the listener has looked at the origin
 	})
 	if err != nil { // answered by Accept
 		b.log.Info("websocket refused", "remote", r.RemoteAddr, "error", err)
@@ -59,6 +72,44 @@ func (b *Broker) upgrade(w http.ResponseWriter, r *http.Request) {
 	ws.SetReadLimit(-1) // packet.Reader bounds what is read, whatever the frames
 	raw := r.Context().Value(rawConn{}).(net.Conn)
 	b.serve(&wsConn{Conn: raw, ws: ws, farewell: b.limits.farewell, status: websocket.StatusNormalClosure}, originOf("ws", raw))
+}
+
+// foreign reports why r, which may come from a browser's page, is none of ours; "" when it may come in. Programs that send no
+// Origin are no browsers.
+func (l *Listener) foreign(r *http.Request) string {
+	origins := r.Header.Values("Origin")
+	if len(origins) == 0 {
+		return ""
+	}
+	name := r.Host
+	if host, _, err := net.SplitHostPort(name); err == nil {
+		name = host
+	}
+	if !l.ours(strings.ToLower(name)) {
+		return fmt.Sprintf("the host %q is not this mower's: see broker.websockets.hosts", name)
+	}
+	if len(origins) == 1 {
+		// Either scheme: a proxy may have ended TLS, and paho-mqtt says https in any case.
+		allowed := append([]string{"http://" + r.Host, "https://" + r.Host}, l.Origins...)
+		if slices.ContainsFunc(allowed, func(o string) bool { return strings.EqualFold(o, origins[0]) }) {
+			return ""
+		}
+	}
+	return "pages of that origin are not let in: see broker.websockets.origins"
+}
+
+// ours reports whether a host name, in lower case, stands for this machine whoever runs the name service.
+func (l *Listener) ours(name string) bool {
+	if _, err := netip.ParseAddr(strings.Trim(name, "[]")); err == nil || name == "localhost" {
+		return true
+	}
+	if own, err := os.Hostname(); err == nil {
+		own = strings.ToLower(own)
+		if name == own || name == own+".local" {
+			return true
+		}
+	}
+	return slices.ContainsFunc(l.Hosts, func(h string) bool { return strings.EqualFold(h, name) })
 }
 
 // offersMQTT reports whether the client offers the subprotocol [MQTT-6.0.0-3].

@@ -3,6 +3,7 @@ package config
 import (
 	"maps"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -157,6 +158,15 @@ func checkBind(text string) string {
 		return "empty, want a host name or address; every address is 0.0.0.0 or ::"
 	}
 	return checkHost(text)
+}
+
+// checkOrigin says why text is no origin of a web page.
+func checkOrigin(text string) string {
+	u, err := url.Parse(text)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.Scheme+"://"+u.Host != text {
+		return quote(text) + " is no origin: want scheme and host, such as https://mower.example or http://192.168.1.7:8080"
+	}
+	return ""
 }
 
 // checkHost says why text is neither a host name nor an address. The empty text passes.

@@ -95,8 +95,9 @@ type ServerTLS struct {
 
 // WebSockets configures MQTT over WebSocket.
 type WebSockets struct {
-	Enabled bool
-	Port    int
+	Enabled        bool
+	Port           int
+	Hosts, Origins []string
 }
 
 // Client configures the programs that connect to the broker.

@@ -30,7 +30,7 @@ broker:
   allow_anonymous: false
   auth: {enabled: true, username: mower, password: hunter2}
   tls: {enabled: true, cert_file: /etc/a.pem, key_file: /etc/a.key, ca_file: /etc/ca.pem}
-  websockets: {enabled: true, port: 9011}
+  websockets: {enabled: true, port: 9011, hosts: [mower.home.arpa], origins: ["https://mower.example"]}
 client:
   client_id: me
   broker_host: 192.168.1.5
@@ -114,8 +114,8 @@ func TestEveryKey(t *testing.T) {
 			t.Errorf("%s still has its default %v", s.path, before[s.path])
 		}
 	}
-	if keys != 95 {
-		t.Errorf("%d keys, want 95: tell everyKey of the new one", keys)
+	if keys != 97 {
+		t.Errorf("%d keys, want 97: tell everyKey of the new one", keys)
 	}
 }
 
@@ -162,6 +162,12 @@ func another(s *spec) string {
 	case *time.Duration:
 		return formatInt(int64(*p/s.scale()) + 1)
 	case *[]string:
+		switch s.path {
+		case "broker.websockets.hosts":
+			return "a, b.c"
+		case "broker.websockets.origins":
+			return "https://a, http://b:8080"
+		}
 		return "a, b/c"
 	case *string:
 		switch {

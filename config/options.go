@@ -109,6 +109,7 @@ func (c *Config) BrokerOptions(dataDir string) (broker.Options, error) {
 			}
 			o.Listeners = append(o.Listeners, broker.Listener{
 				Network: network, Address: net.JoinHostPort(host, strconv.Itoa(port)), TLS: encrypted, Optional: i > 0,
+				Hosts: b.WebSockets.Hosts, Origins: b.WebSockets.Origins,
 			})
 		}
 	}

@@ -82,6 +82,11 @@ func specs() []*spec {
 			doc: "Listen for MQTT over WebSocket too, on broker.bind_address."},
 		{path: "broker.websockets.port", at: func(c *Config) any { return &c.Broker.WebSockets.Port }, max: maxPort,
 			doc: "TCP port; 0 lets the system choose one."},
+		{path: "broker.websockets.hosts", at: func(c *Config) any { return &c.Broker.WebSockets.Hosts }, item: checkHost, example: "[mower.home.arpa]",
+			doc: "Names by which browsers may reach it, beside addresses, localhost and this machine's own name. A page that reaches it by another " +
+				"name is refused: somebody else may have pointed that here."},
+		{path: "broker.websockets.origins", at: func(c *Config) any { return &c.Broker.WebSockets.Origins }, item: checkOrigin, example: "[\"https://mower.example\"]",
+			doc: "Where pages may come from, beside this host and port itself; scheme, name and port, if it is not the usual one."},
 
 		{path: "client.client_id", at: func(c *Config) any { return &c.Client.ClientID }, item: checkClientID,
 			doc: "MQTT client identifier; empty makes a fresh one per program. Two programs must not use one at the same time."},
