@@ -255,7 +255,7 @@ func (c *Config) ClientOptions() (client.Options, error) {
 		ReconnectDelay: cl.ReconnectDelay, MaxReconnect: cl.MaxReconnectDelay, ReconnectFactor: cl.ReconnectBackoff,
 		Outbox: client.Queue{Max: cl.QueueSize}, Limits: c.Limits(), Probe: cl.ProbeInterval,
 		Rates: client.Rates{SensorData: cl.RateLimits.SensorData, Commands: cl.RateLimits.Commands, Status: cl.RateLimits.Status, General: cl.RateLimits.General},
-		Dir:   c.clientDir(cl.ClientID),
+		Dir:   c.clientDir(cl.ClientID), Uncompressed: sortedKeys(c.Topics.Compress),
 	}
 	if d := Default(); c.OwnBroker() && cl.ReconnectDelay == d.Client.ReconnectDelay && cl.MaxReconnectDelay == d.Client.MaxReconnectDelay {
 		o.ReconnectDelay, o.MaxReconnect = 0, 0 // the client knows better delays for a broker on this host
