@@ -16,7 +16,7 @@ import (
 func rejectedBodies() map[message.Reason][2]string {
 	now := float64(time.Now().UnixMilli()) / 1000
 	envelope := func(old, to string) string {
-		good := fmt.Sprintf(`{"metadata":{"message_id":"i","timestamp":%.3f,"sender":"s","message_type":"event","priority":1,"expires_at":null},"payload":{"event_type":"%s"}}`, now, secret)
+		good := fmt.Sprintf(`{"metadata":{"message_id":"i","timestamp":%.3f,"sender":"s","message_type":"event","priority":1,"expires_at":null},"payload":{"event_type":%q}}`, now, secret)
 		return strings.Replace(good, old, to, 1)
 	}
 	deep := strings.Repeat("[", 40) + strings.Repeat("]", 40)
