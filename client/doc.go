@@ -22,8 +22,10 @@
 //     others: acknowledgements leave in the order of receipt [MQTT-4.6.0-2], so when the slow one's messages would use
 //     up the broker's window (half of it over MQTT 5) they are acknowledged while they still wait in this process, as
 //     far as the bound of that handler's queue. Beyond that bound the broker has to wait.
-//   - What breaks a rule of the wire format (malformed, too large, too old, expired) is counted by reason, logged at
-//     level debug and acknowledged; handlers never see it.
+//   - What breaks a rule of the wire format (malformed, too large, too old, expired) is acknowledged; handlers never see it.
+//   - Every message that goes no further, received or to be sent, is counted once, by its reason: in [Stats].Rejected, or in Dropped, Expired,
+//     Failed, RateLimited or Superseded. And it is logged once, at level debug, as "message rejected" with topic, reason, the field if the wire
+//     format names it, and the message's id if it is known. Nothing of a payload is logged.
 //
 // # Age limit
 //

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"sync/atomic"
@@ -10,8 +11,8 @@ import (
 	"github.com/lawnberry/lawnberry/topic"
 )
 
-// Reasons for which messages are rejected, beside those of package message. Stats.Rejected counts them by reason, but for those
-// that have a counter of their own; every rejection is logged, see [Client].
+// Reasons for which messages are rejected, beside those of package message. [Stats].Rejected counts them, but for the last four,
+// which have counters of their own.
 const (
 	ReasonTopic        message.Reason = "topic"         // a topic that breaks a rule
 	ReasonOption       message.Reason = "option"        // a QoS, property or correlation that MQTT cannot carry
@@ -164,6 +165,9 @@ func (s *counters) reasonOf(err error) (reason message.Reason, own *atomic.Uint6
 	}
 	if _, ok := errors.AsType[*CommandError](err); ok { // why a call ended while its request waited
 		return ReasonCancelled, nil
+	}
+	if _, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		return message.ReasonWrongType, nil
 	}
 	switch {
 	case errors.Is(err, ErrTooLarge): // for the broker

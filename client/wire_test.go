@@ -303,21 +303,20 @@ func TestWireCommand(t *testing.T) {
 		expiry  uint32
 	}{{0, 30, 30}, {90*time.Second + 500*time.Millisecond, 90.5, 91}} {
 		ctx, cancel := context.WithCancel(t.Context())
-		limited := ctx
+		limited, end := ctx, cancel
 		if tt.given > 0 {
-			var end context.CancelFunc
 			limited, end = context.WithTimeout(ctx, tt.given)
-			defer end()
 		}
 		done := make(chan error, 1)
 		begin := float64(time.Now().UnixMicro()) / 1e6
 		go func() { done <- c.Call(limited, "navigation", "dock", map[string]int{"speed": 3}, nil) }()
 		p := nextSent(t, sent)
-		end := float64(time.Now().UnixMicro()) / 1e6
+		sentAt := float64(time.Now().UnixMicro()) / 1e6
 		cancel()
 		if err := <-done; asCommandError(t, err).Code != "cancelled" {
 			t.Error(err)
 		}
+		end()
 		var e struct {
 			Metadata struct {
 				Timestamp     float64
@@ -346,7 +345,7 @@ func TestWireCommand(t *testing.T) {
 		if !p.Properties.MessageExpiry.OK || p.Properties.MessageExpiry.V != tt.expiry {
 			t.Errorf("Message Expiry Interval %+v, want %d", p.Properties.MessageExpiry, tt.expiry)
 		}
-		if md.ExpiresAt == nil || *md.ExpiresAt < begin+tt.timeout-0.001 || *md.ExpiresAt > end+tt.timeout {
+		if md.ExpiresAt == nil || *md.ExpiresAt < begin+tt.timeout-0.001 || *md.ExpiresAt > sentAt+tt.timeout {
 			t.Errorf("expires_at %v, want %g s after %.3f", md.ExpiresAt, tt.timeout, begin)
 		}
 		if d := e.Payload; math.Abs(d.Timeout-tt.timeout) > 1 || d.Target != "navigation" || d.Command != "dock" || string(d.Parameters) != `{"speed":3}` ||
@@ -354,7 +353,7 @@ func TestWireCommand(t *testing.T) {
 			t.Errorf("%s", p.Payload)
 		}
 		if md.MessageType != "command" || md.Priority != 1 || md.Sender != "caller" || !isUUID4(md.MessageID) || !isUUID4(md.CorrelationID) ||
-			md.MessageID == md.CorrelationID || md.Timestamp < begin-0.001 || md.Timestamp > end {
+			md.MessageID == md.CorrelationID || md.Timestamp < begin-0.001 || md.Timestamp > sentAt {
 			t.Errorf("%+v", md)
 		}
 		if q := nextSent(t, sent); !bytes.Contains(q.Payload, []byte(`"$cancel"`)) { // of the cancelled call

@@ -142,9 +142,10 @@ type Services struct {
 // Topics changes the registry of topics; see [Config.Registry].
 type Topics struct {
 	Namespace  string
-	QoS        map[string]int // by type of topic, such as sensor_data
-	Retained   []string       // patterns retained beside the standard ones
-	RateLimits map[string]int // messages per minute and concrete topic, by pattern; 0 is no limit
+	QoS        map[string]int  // by type of topic, such as sensor_data
+	Retained   []string        // patterns retained beside the standard ones
+	RateLimits map[string]int  // messages per minute and concrete topic, by pattern; 0 is no limit
+	Compress   map[string]bool // by pattern; false is never compressed
 }
 
 // Protocols configures what a message may be.

@@ -132,6 +132,13 @@ func TestProblems(t *testing.T) {
 		{"qos of no type", "topics:\n  qos:\n    sensordata: 1\n", []string{
 			"warning: mower.yaml:3: topics.qos.sensordata: no topic has this type, it is ignored: want alerts, commands, events, navigation, power, " +
 				"responses, sensor_data, status, vision or weather: did you mean sensor_data?"}},
+		{"compress", "topics:\n  compress:\n    a/#/b: false\n    c: true\n    d: [no]\n", []string{
+			`error: mower.yaml:3: topics.compress: topic filter "a/#/b": has a # that is not its last level [MQTT-4.7.1-1]`,
+			"error: mower.yaml:4: topics.compress.c: \"true\" does not fit, want false: true is what a topic is that is not named",
+			"error: mower.yaml:5: topics.compress.d: this is a list, want false"}},
+		{"compress what is the broker's", "topics: {compress: {$own/x: false}}", []string{
+			`error: mower.yaml:1: topics.compress.$own/x: topic "$own/x": begins with $, which belongs to the broker: write "absolute:$own/x" if you mean that`}},
+		{"no compress", "topics: {compress: false}", []string{`error: mower.yaml:1: topics.compress: this is true or false, want a mapping, such as {"vision/detections": false}`}},
 		{"qos below safety", "topics:\n  qos: {alerts: 0}\n", []string{"warning: mower.yaml:2: topics.qos.alerts: topics below safety/ keep their QoS of 2"}},
 		{"rate of safety", "topics:\n  rate_limits:\n    safety/emergency_stop: 5\n", []string{
 			"warning: mower.yaml:3: topics.rate_limits.safety/emergency_stop: topics below safety/ have no limit, nothing may hold them back"}},

@@ -257,7 +257,7 @@ func (c *Config) ClientOptions() (client.Options, error) {
 		ReconnectDelay: cl.ReconnectDelay, MaxReconnect: cl.MaxReconnectDelay, ReconnectFactor: cl.ReconnectBackoff,
 		Outbox: client.Queue{Max: cl.QueueSize}, Limits: c.Limits(), Probe: cl.ProbeInterval,
 		Rates: client.Rates{SensorData: cl.RateLimits.SensorData, Commands: cl.RateLimits.Commands, Status: cl.RateLimits.Status, General: cl.RateLimits.General},
-		Dir:   c.clientDir(cl.ClientID),
+		Dir:   c.clientDir(cl.ClientID), Uncompressed: sortedKeys(c.Topics.Compress),
 	}
 	// What nobody has chosen is as the client wants it, which may be one marked for safety, and near when the broker is on this host.
 	if c.OwnBroker() && !c.given("client.reconnect_delay") {

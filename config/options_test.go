@@ -191,7 +191,7 @@ client:
   auth: {enabled: true, username: u, password: p}
 protocols:
   validation: {max_payload_size: 5, max_message_age: 0}
-topics: {namespace: garden}
+topics: {namespace: garden, compress: {"vision/#": false, "garden/plain": off}}
 `).ClientOptions()
 	if err != nil {
 		t.Fatal(err)
@@ -201,7 +201,8 @@ topics: {namespace: garden}
 		ReconnectDelay: time.Second, MaxReconnect: 2 * time.Second, ReconnectFactor: 3, Outbox: client.Queue{Max: 4},
 		Limits:   message.Limits{MaxPayload: 5, MaxAge: -1, CompressAbove: -1},
 		Username: "u", Password: "p",
-		Probe: 200 * time.Millisecond, Dir: "/data/me", Rates: client.Rates{SensorData: 1, Commands: 2, Status: 3, General: 4},
+		Uncompressed: []string{"garden/plain", "vision/#"},
+		Probe:        200 * time.Millisecond, Dir: "/data/me", Rates: client.Rates{SensorData: 1, Commands: 2, Status: 3, General: 4},
 	}
 	if !reflect.DeepEqual(o, want) || o.Topics.Namespace() != "garden" {
 		t.Errorf("got %+v, want %+v", o, want)

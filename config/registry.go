@@ -9,7 +9,7 @@ import (
 	"github.com/lawnberry/lawnberry/topic"
 )
 
-// maxPatterns bounds topics.retained, topics.rate_limits and service_definitions: more is no configuration of a mower.
+// maxPatterns bounds topics.retained, topics.rate_limits, topics.compress and service_definitions: more is no configuration of a mower.
 const maxPatterns = 1000
 
 // Registry returns the standard topics with the changes of topics:
@@ -39,6 +39,7 @@ func (c *Config) registry() (*topic.Registry, Problems) {
 	o.qos(c.Topics.QoS)
 	o.retained(c.Topics.Retained)
 	o.rates(c.Topics.RateLimits)
+	o.compress(c.Topics.Compress)
 	return r, o.problems
 }
 
@@ -113,6 +114,15 @@ func (o *overrides) rates(limits map[string]int) {
 		})
 		if refused {
 			o.report(SeverityWarning, key, "topics below safety/ have no limit, nothing may hold them back", "")
+		}
+	}
+}
+
+// compress changes no definition; it checks what [Config.ClientOptions] passes on.
+func (o *overrides) compress(patterns map[string]bool) {
+	for _, pattern := range o.sorted("topics.compress", sortedKeys(patterns)) {
+		if _, err := o.registry.Resolve(pattern); err != nil {
+			o.report(SeverityError, "topics.compress."+shorten(pattern), err.Error(), "")
 		}
 	}
 }

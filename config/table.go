@@ -160,6 +160,10 @@ func specs() []*spec {
 		{path: "topics.rate_limits", at: func(c *Config) any { return &c.Topics.RateLimits }, max: maxCount, item: checkFilter,
 			unit: "messages per minute", example: `{"sensors/imu/data": 600}`,
 			doc: "Limit per concrete topic, by pattern, instead of the standard one; 0 is no limit. Topics below safety/ have none."},
+		{path: "topics.compress", at: func(c *Config) any { return &c.Topics.Compress }, item: checkFilter,
+			example: `{"vision/detections": false}`,
+			doc: "Topics, by pattern, whose messages are never compressed because programs read them that know no gzip. Those outside the " +
+				"namespace never are."},
 
 		{path: "protocols.validation.enabled", at: func(c *Config) any { return &c.Protocols.Validation.Enabled },
 			doc:         "Check messages.",
@@ -280,7 +284,7 @@ func (s *spec) typeName() string {
 		return "true or false"
 	case *[]string, *[]any:
 		return "list"
-	case *map[string]int, *map[string]ServiceDefinition:
+	case *map[string]int, *map[string]bool, *map[string]ServiceDefinition:
 		return "mapping"
 	default:
 		return "text"
@@ -295,7 +299,7 @@ func (s *spec) secret() bool {
 // inEnvironment reports whether one environment variable can hold the value: mappings and rules are too much for it.
 func (s *spec) inEnvironment() bool {
 	switch s.at(&Config{}).(type) {
-	case *[]any, *map[string]int, *map[string]ServiceDefinition:
+	case *[]any, *map[string]int, *map[string]bool, *map[string]ServiceDefinition:
 		return false
 	}
 	return true

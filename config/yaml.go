@@ -283,6 +283,8 @@ func (l *loader) value(s *spec, e entry) {
 		}
 	case *map[string]int:
 		l.numbers(s, n, p)
+	case *map[string]bool:
+		l.exceptions(s, n, p)
 	case *map[string]ServiceDefinition:
 		l.definitions(s, n, p)
 	case *[]any:
@@ -422,6 +424,37 @@ func (l *loader) numbers(s *spec, n *yaml.Node, p *map[string]int) {
 			m[e.key] = int(number)
 			l.origins[joinPath(s.path, e.key)] = Origin{File: l.file, Line: v.Line, column: v.Column}
 		}
+	}
+	*p = m
+}
+
+// exceptions reads a mapping of texts to false.
+func (l *loader) exceptions(s *spec, n *yaml.Node, p *map[string]bool) {
+	if n.Kind != yaml.MappingNode {
+		l.report(l.inFile(n, SeverityError, s.path, "this is "+describe(n)+", want "+s.wanted()))
+		return
+	}
+	m := map[string]bool{}
+	for _, e := range l.entries(s.path, n, 0) {
+		if why := s.checkText(e.key); why != "" {
+			l.report(l.inFile(e.node, SeverityError, s.path, why))
+			continue
+		}
+		v := follow(e.value)
+		path, on, ok := joinPath(s.path, shorten(e.key)), false, false
+		if v.Kind == yaml.ScalarNode {
+			on, ok = parseBool(v.Value)
+		}
+		switch {
+		case on:
+			l.report(l.inFile(v, SeverityError, path, quote(v.Value)+" does not fit, want false: true is what a topic is that is not named"))
+			continue
+		case !ok:
+			l.report(l.inFile(v, SeverityError, path, "this is "+describe(v)+", want false"))
+			continue
+		}
+		m[e.key] = false
+		l.origins[joinPath(s.path, e.key)] = Origin{File: l.file, Line: v.Line, column: v.Column}
 	}
 	*p = m
 }
