@@ -22,6 +22,8 @@ const (
 	slowLink = 8 << 10
 	// maxPatience bounds how much longer a link that is written to may be silent.
 	maxPatience = 30 * time.Second
+	// leastLenience is what is added when the time for an answer is doubled first, however short it was.
+	leastLenience = 2 * time.Second
 	// maxLenience is how often the time for an answer is doubled.
 	maxLenience = 4
 )
@@ -174,7 +176,7 @@ func (c *Client) fail(l *link, err error) {
 //   - what we have sent before the PINGREQ: while the other side's kernel still takes it in, or for a second per 8 KiB where that cannot be told;
 //   - a long way: it has twice the time that the latest answers took;
 //   - what we are sent. That cannot be told from a link that is dead one way, so such a link is given up, and the next one has
-//     twice as long, until there is an answer in time.
+//     twice as long, and 2 s more at least, until there is an answer in time.
 func (c *Client) watch(l *link) {
 	defer l.loops.Done()
 	const probeAt, deadAt = 4, 10
@@ -226,7 +228,7 @@ func (c *Client) watch(l *link) {
 		if far := 2*l.roundTrip - (deadAt-probeAt)*tick; far > 0 {
 			patience += far
 		}
-		patience += ((deadAt - probeAt) * tick) * time.Duration(1<<c.lenience.Load()-1)
+		patience += max((deadAt-probeAt)*tick, leastLenience) * time.Duration(1<<c.lenience.Load()-1)
 		if silent >= deadAt+int(patience/tick) {
 			if flowing > (silent-probeAt)/2 {
 				c.lenience.Store(min(c.lenience.Load()+1, maxLenience))
