@@ -22,6 +22,8 @@ const (
 	slowLink = 8 << 10
 	// maxPatience bounds how much longer a link that is written to may be silent.
 	maxPatience = 30 * time.Second
+	// leastLenience is what is added when the time for an answer is doubled first, however short it was.
+	leastLenience = 2 * time.Second
 	// maxLenience is how often the time for an answer is doubled.
 	maxLenience = 4
 )
@@ -171,10 +173,10 @@ func (c *Client) fail(l *link, err error) {
 // that a link which is dead in that direction alone is noticed too.
 //
 // An answer may be late because of what is on its way before it:
-//   - what we have sent: while the other side's kernel still takes it in, or for a second per 8 KiB where that cannot be told;
+//   - what we have sent before the PINGREQ: while the other side's kernel still takes it in, or for a second per 8 KiB where that cannot be told;
 //   - a long way: it has twice the time that the latest answers took;
 //   - what we are sent. That cannot be told from a link that is dead one way, so such a link is given up, and the next one has
-//     twice as long, until there is an answer in time.
+//     twice as long, and 2 s more at least, until there is an answer in time.
 func (c *Client) watch(l *link) {
 	defer l.loops.Done()
 	const probeAt, deadAt = 4, 10
@@ -186,8 +188,9 @@ func (c *Client) watch(l *link) {
 	defer ticker.Stop()
 	silent, quiet := 0, 0     // ticks without an answer, without anything sent
 	var asked time.Time       // when the latest PINGREQ was, while it is not answered
-	var flowing, progress int // ticks of silent in which something was received, in which our bytes were taken in
+	var flowing, progress int // ticks of silent in which something was received, in which bytes before the PINGREQ were taken in
 	taken := int64(-1)        // bytes of ours that the other side's kernel has taken in
+	question := int64(0)      // where the latest PINGREQ ends among them
 	for {
 		select {
 		case <-l.down:
@@ -215,7 +218,7 @@ func (c *Client) watch(l *link) {
 		patience := min(time.Duration(l.unheard.Load())*time.Second/slowLink, maxPatience)
 		if queued, ok := unsent(l.conn); ok {
 			if now := l.sent.Load() - int64(queued); now != taken {
-				if queued > 0 && taken >= 0 {
+				if now < question {
 					progress++
 				}
 				taken = now
@@ -225,7 +228,7 @@ func (c *Client) watch(l *link) {
 		if far := 2*l.roundTrip - (deadAt-probeAt)*tick; far > 0 {
 			patience += far
 		}
-		patience += ((deadAt - probeAt) * tick) * time.Duration(1<<c.lenience.Load()-1)
+		patience += max((deadAt-probeAt)*tick, leastLenience) * time.Duration(1<<c.lenience.Load()-1)
 		if silent >= deadAt+int(patience/tick) {
 			if flowing > (silent-probeAt)/2 {
 				c.lenience.Store(min(c.lenience.Load()+1, maxLenience))
@@ -239,6 +242,7 @@ func (c *Client) watch(l *link) {
 			c.mu.Lock()
 			if !l.farewell {
 				l.out = append(l.out, pingreq...)
+				question = l.sent.Load() + int64(len(l.cur)-l.done+len(l.out))
 				l.push()
 			}
 			c.mu.Unlock()

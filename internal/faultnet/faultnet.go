@@ -20,7 +20,9 @@ const (
 
 // Faults are what happens to bytes in one direction. The zero value passes them on.
 type Faults struct {
-	Lose  bool          // bytes vanish: both ends of the connection believe in it
+	// Lose makes bytes vanish: both ends of the connection believe in it. A connection that has lost some loses all that follow in that
+	// direction, also when the fault is over, as TCP never passes a stream on with a hole in it.
+	Lose  bool
 	Stall bool          // bytes are not read any more: the sender's buffers fill
 	Delay time.Duration // each byte arrives so much later
 	Rate  int           // bytes per second at most; 0 is unlimited
@@ -210,6 +212,7 @@ func (c *pair) read(d Direction, queue chan<- packet) {
 	defer c.p.running.Done()
 	defer close(queue)
 	buf := make([]byte, 32<<10)
+	lost := false
 	for {
 		n, err := c.ends[d].Read(buf)
 		f, changed := c.p.get(d)
@@ -221,7 +224,8 @@ func (c *pair) read(d Direction, queue chan<- packet) {
 				return
 			}
 		}
-		if n > 0 && !f.Lose {
+		lost = lost || n > 0 && f.Lose
+		if n > 0 && !lost {
 			select {
 			case queue <- packet{append([]byte(nil), buf[:n]...), time.Now().Add(f.Delay)}:
 			case <-c.done:

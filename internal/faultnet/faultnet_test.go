@@ -121,6 +121,7 @@ func TestCutAfter(t *testing.T) {
 	}
 }
 
+// What is lost leaves no hole in a stream: nothing follows it on that connection, all does on the next.
 func TestLose(t *testing.T) {
 	p, c := setup(t)
 	for _, d := range []Direction{Up, Down} {
@@ -129,6 +130,10 @@ func TestLose(t *testing.T) {
 			t.Errorf("direction %d: %q, %v", d, got, err)
 		}
 		p.Set(d, Faults{})
+		if got, err := echo(t, c, "hole", 20*time.Millisecond); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("direction %d, afterwards: %q, %v", d, got, err)
+		}
+		c = dial(t, p)
 		if got, err := echo(t, c, "found", 5*time.Second); got != "found" {
 			t.Errorf("direction %d: %q, %v", d, got, err)
 		}
