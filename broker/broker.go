@@ -45,7 +45,8 @@ type Options struct {
 	// Authenticate decides whether a client may come in; nil lets everyone in. An error refuses it with reason code 0x86, or
 	// as ErrBusy and ErrLocked say. It may be called concurrently, and should return when ctx is done.
 	Authenticate func(ctx context.Context, l Login) error
-	// Identify, when not nil, is asked instead of Authenticate, and says who the client is as well.
+	// Identify, when not nil, is asked instead of Authenticate, and says who the client is as well. With Authenticate everybody is
+	// nobody in particular.
 	Identify func(ctx context.Context, l Login) (Identity, error)
 
 	// Namespace is the first levels of the bus's topics; topics below its safety/ overtake others. "" is

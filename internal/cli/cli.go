@@ -102,6 +102,7 @@ Environment:
   LAWNBERRY_CONFIG      the configuration file, as --config; without either the defaults hold
   LAWNBERRY_DATA_DIR    the data directory, as --data-dir
   LAWNBERRY_BROKER_URL  the broker to connect to, as --broker
+  LAWNBERRY_PASSWORD    the new password for user add and user passwd
   LAWNBERRY_SECTION_KEY any key of the configuration, such as LAWNBERRY_BROKER_PORT for broker.port
   NO_COLOR              no colours, as --no-color`
 
@@ -147,7 +148,7 @@ func (t *tool) root() *cobra.Command {
 	}
 	add("run", t.serveVerb(), t.demoVerb())
 	add("use", t.pubVerb(), t.subVerb(), t.callVerb(), t.serviceVerbs(), t.alertVerbs(), t.topicVerbs())
-	add("about", t.configVerbs(), t.versionVerb(), t.completionVerb())
+	add("about", t.userVerbs(), t.configVerbs(), t.versionVerb(), t.completionVerb())
 	root.SetHelpCommand(helpVerb())
 	return root
 }
