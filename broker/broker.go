@@ -45,7 +45,8 @@ type Options struct {
 	// Authenticate decides whether a client may come in; nil lets everyone in. An error refuses it with reason code 0x86, or
 	// as ErrBusy and ErrLocked say. It may be called concurrently, and should return when ctx is done.
 	Authenticate func(ctx context.Context, l Login) error
-	// Identify, when not nil, is asked instead of Authenticate, and says who the client is as well.
+	// Identify, when not nil, is asked instead of Authenticate, and says who the client is as well. With Authenticate everybody is
+	// nobody in particular.
 	Identify func(ctx context.Context, l Login) (Identity, error)
 	// Authorize decides what a client that was let in may do; its Login is without the password, and nil Rights are all. An error
 	// refuses it with reason code 0x87. It is asked at each CONNECT, and by Broker.Reauthorize. nil lets everyone do everything.

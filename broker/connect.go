@@ -259,9 +259,7 @@ func (b *Broker) identify(c *conn, p *packet.Connect) (err error) {
 	case b.options.Identify != nil:
 		c.identity, err = b.options.Identify(ctx, l)
 	case b.options.Authenticate != nil:
-		if err = b.options.Authenticate(ctx, l); err == nil {
-			c.identity.User = l.Username
-		}
+		err = b.options.Authenticate(ctx, l)
 	}
 	return err
 }

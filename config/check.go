@@ -40,9 +40,13 @@ func (c *Config) checkBroker(report func(sev Severity, key, text string)) {
 		if b.Auth.Password == "" {
 			report(SeverityError, "broker.auth.password", "broker.auth.enabled needs a password: set it in the environment as MQTT_PASSWORD")
 		}
-	} else if !b.Anonymous() {
-		report(SeverityError, "broker.allow_anonymous",
-			"with false and without broker.auth nobody could connect: set broker.auth.enabled, username and password, or take this key away")
+	}
+	if why := c.NeedsUsers(); why != "" {
+		key := "broker.bind_address"
+		if b.AllowAnonymous != nil {
+			key = "broker.allow_anonymous"
+		}
+		report(SeverityWarning, key, why)
 	}
 	if b.TLS.Enabled {
 		if b.TLS.CertFile == "" {
@@ -55,14 +59,25 @@ func (c *Config) checkBroker(report func(sev Severity, key, text string)) {
 	if b.WebSockets.Enabled && b.WebSockets.Port == b.Port && b.Port != 0 {
 		report(SeverityError, "broker.websockets.port", "is broker.port too: each needs a port of its own")
 	}
-	if !isLoopback(b.BindAddress) && b.Anonymous() {
-		if b.AllowAnonymous == nil {
-			report(SeverityError, "broker.bind_address", quote(b.BindAddress)+" lets the network in, and no login is asked for: "+
-				"set broker.auth.enabled, username and password; or bind localhost; or, to let everyone steer the mower, set broker.allow_anonymous: true")
-		} else {
-			report(SeverityWarning, "broker.allow_anonymous", "everyone who reaches "+quote(b.BindAddress)+" can steer the mower without a login")
-		}
+	if !isLoopback(b.BindAddress) && b.AllowAnonymous != nil && *b.AllowAnonymous {
+		report(SeverityWarning, "broker.allow_anonymous", "everyone who reaches "+quote(b.BindAddress)+" can steer the mower without a login")
 	}
+}
+
+// NeedsUsers says why the broker must not start unless there is a user beside those of the configuration, "" when it may. Users are
+// added with the command lawnberry user add, and not known here: Check makes a warning of it, [Config.BrokerOptions] an error.
+func (c *Config) NeedsUsers() string {
+	b := &c.Broker
+	switch {
+	case b.Auth.Enabled || b.AllowAnonymous != nil && *b.AllowAnonymous:
+		return ""
+	case b.AllowAnonymous != nil:
+		return "broker.allow_anonymous is false, so the broker starts only when somebody can log in: a user, or broker.auth"
+	case !isLoopback(b.BindAddress):
+		return "broker.bind_address " + quote(b.BindAddress) + " lets the network in, so the broker starts only when it can ask for a login: " +
+			"with a user, or broker.auth"
+	}
+	return ""
 }
 
 func (c *Config) checkClient(report func(sev Severity, key, text string)) {

@@ -273,7 +273,7 @@ func (l *loader) unknownVariable(name string) {
 		return
 	}
 	switch name {
-	case "LAWNBERRY_CONFIG", "LAWNBERRY_DATA_DIR", "LAWNBERRY_BROKER_URL":
+	case "LAWNBERRY_CONFIG", "LAWNBERRY_DATA_DIR", "LAWNBERRY_BROKER_URL", "LAWNBERRY_PASSWORD":
 		return
 	}
 	near := nearest(name, func(yield func(string) bool) {

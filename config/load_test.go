@@ -168,18 +168,18 @@ func TestProblems(t *testing.T) {
 			"error: mower.yaml:3: broker.auth.username: broker.auth.enabled needs a user name",
 			"error: mower.yaml:3: broker.auth.password: broker.auth.enabled needs a password: set it in the environment as MQTT_PASSWORD"}},
 		{"open to the network", "broker:\n  bind_address: 0.0.0.0\n", []string{
-			`error: mower.yaml:2: broker.bind_address: "0.0.0.0" lets the network in, and no login is asked for: set broker.auth.enabled, username and ` +
-				`password; or bind localhost; or, to let everyone steer the mower, set broker.allow_anonymous: true`}},
+			`warning: mower.yaml:2: broker.bind_address: broker.bind_address "0.0.0.0" lets the network in, so the broker starts only when it can ask for a login: ` +
+				`with a user, or broker.auth`}},
 		{"open to the network by name", "broker:\n  bind_address: mower.local\n  auth: {enabled: false}\n", []string{
-			`error: mower.yaml:2: broker.bind_address: "mower.local" lets the network in, and no login is asked for: set broker.auth.enabled, username and ` +
-				`password; or bind localhost; or, to let everyone steer the mower, set broker.allow_anonymous: true`}},
+			`warning: mower.yaml:2: broker.bind_address: broker.bind_address "mower.local" lets the network in, so the broker starts only when it can ask for a login: ` +
+				`with a user, or broker.auth`}},
 		{"open on purpose", "broker:\n  bind_address: '::'\n  allow_anonymous: true\n",
 			[]string{`warning: mower.yaml:3: broker.allow_anonymous: everyone who reaches "::" can steer the mower without a login`}},
 		{"with a login", "broker:\n  bind_address: 0.0.0.0\n  auth: {enabled: true, username: u, password: p}\n", nil},
 		{"another spelling", "broker: {bind_address: LocalHost}\n", nil},
 		{"loopback", "broker:\n  bind_address: 127.3.2.1\n", nil},
-		{"nobody", "broker:\n  allow_anonymous: false\n", []string{"error: mower.yaml:2: broker.allow_anonymous: with false and without broker.auth " +
-			"nobody could connect: set broker.auth.enabled, username and password, or take this key away"}},
+		{"nobody", "broker:\n  allow_anonymous: false\n", []string{"warning: mower.yaml:2: broker.allow_anonymous: broker.allow_anonymous is false, so the broker " +
+			"starts only when somebody can log in: a user, or broker.auth"}},
 		{"tls without files", "broker:\n  tls: {enabled: true}\n", []string{
 			"error: mower.yaml:2: broker.tls.cert_file: broker.tls.enabled needs a certificate",
 			"error: mower.yaml:2: broker.tls.key_file: broker.tls.enabled needs the certificate's private key"}},

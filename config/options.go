@@ -75,10 +75,13 @@ func (c *Config) Limits() message.Limits {
 // A bind_address of localhost makes two listeners of each, on 127.0.0.1 and on ::1, the latter optional, because clients
 // try either; with port 0 only the first, as two would get two ports.
 //
-// It fails on what [Config.Check] finds wrong and on certificates that cannot be read.
+// It fails on what [Config.Check] finds wrong, when [Config.NeedsUsers], and on certificates that cannot be read.
 func (c *Config) BrokerOptions(dataDir string) (broker.Options, error) {
 	if err := c.Check().Err(); err != nil {
 		return broker.Options{}, err
+	}
+	if why := c.NeedsUsers(); why != "" {
+		return broker.Options{}, errors.New(why)
 	}
 	b := &c.Broker
 	o := broker.Options{

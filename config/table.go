@@ -39,7 +39,7 @@ func specs() []*spec {
 			doc: "TCP port; 0 lets the system choose one."},
 		{path: "broker.bind_address", at: func(c *Config) any { return &c.Broker.BindAddress }, item: checkBind,
 			doc: "Host name or address to listen on. localhost listens on 127.0.0.1 and on ::1; 0.0.0.0 (IPv4) and \"::\" listen " +
-				"on every address. Anything but this host needs broker.auth, or allow_anonymous set to true."},
+				"on every address. Anything but this host needs a user (lawnberry user add), broker.auth, or allow_anonymous set to true."},
 		{path: "broker.keepalive", at: func(c *Config) any { return &c.Broker.KeepAlive }, max: 65535, whole: true,
 			doc: "The longest keep alive that a client may ask for; one that asks for more, or for none, gets this. " +
 				"0 leaves it to the clients."},
@@ -63,9 +63,9 @@ func specs() []*spec {
 		{path: "broker.log_level", at: func(c *Config) any { return &c.Broker.LogLevel }, oneOf: logLevels(),
 			doc: "What the broker logs."},
 		{path: "broker.allow_anonymous", at: func(c *Config) any { return &c.Broker.AllowAnonymous },
-			doc: "Let in clients without a user name. Unless set: true while broker.auth is off, false once it is on."},
+			doc: "Let in clients without a user name. Unless set: true while broker.auth is off and there is no user (lawnberry user add), false otherwise."},
 		{path: "broker.auth.enabled", at: func(c *Config) any { return &c.Broker.Auth.Enabled },
-			doc: "Ask clients for the user name and password below."},
+			doc: "Ask clients for a login: that of the user below, or of one that was added with lawnberry user add."},
 		{path: "broker.auth.username", at: func(c *Config) any { return &c.Broker.Auth.Username },
 			doc: "User name."},
 		{path: "broker.auth.password", at: func(c *Config) any { return &c.Broker.Auth.Password },

@@ -4,7 +4,6 @@ package app
 import (
 	"context"
 	"crypto/rand"
-	"crypto/subtle"
 	"errors"
 	"fmt"
 	"iter"
@@ -103,7 +102,7 @@ func Start(ctx context.Context, o Options) (_ *App, err error) {
 	if o.Broker != "" {
 		a.url = o.Broker
 	} else {
-		if err := a.startBroker(ctx, o); err != nil {
+		if err := a.startBroker(ctx, beside, o); err != nil {
 			return nil, err
 		}
 		a.beside.Go(func() { saveMemory(beside) })
@@ -119,11 +118,24 @@ func Start(ctx context.Context, o Options) (_ *App, err error) {
 	return a, nil
 }
 
-func (a *App) startBroker(ctx context.Context, o Options) error {
+func (a *App) startBroker(ctx, beside context.Context, o Options) error {
 	if err := a.takeDataDir(o.DataDir); err != nil {
 		return err
 	}
-	options, err := o.Config.BrokerOptions(a.dataDir)
+	a.trusted = []byte(rand.Text())
+	users := a.dataDir
+	if a.temporary {
+		users = ""
+	}
+	logins, err := newLogins(o.Config, users, a.trusted, a.log)
+	if err != nil {
+		return err
+	}
+	c := *o.Config
+	if yes := true; c.NeedsUsers() != "" { // and there are some, which the configuration does not know
+		c.Broker.AllowAnonymous = &yes
+	}
+	options, err := c.BrokerOptions(a.dataDir)
 	if err != nil {
 		return err
 	}
@@ -134,8 +146,7 @@ func (a *App) startBroker(ctx context.Context, o Options) error {
 	if options.Logger == nil {
 		options.Logger = a.log
 	}
-	a.trusted = []byte(rand.Text())
-	options.Authenticate = a.trustOurselves(options.Authenticate)
+	options.Authenticate, options.Identify = nil, logins.identify
 	a.broker, err = broker.Start(ctx, options)
 	for port, taken := takenPort(err); taken && o.AnyPort && port != 0; port, taken = takenPort(err) {
 		a.log.Warn("port is taken, listening on a free one", "port", port, "holder", portHolder(port))
@@ -162,20 +173,8 @@ func (a *App) startBroker(ctx context.Context, o Options) error {
 		return err
 	}
 	a.url = a.broker.URL()
+	a.beside.Go(func() { logins.watch(beside, a.broker) })
 	return nil
-}
-
-// trustOurselves lets in what runs in this process, whatever is configured for others.
-func (a *App) trustOurselves(others func(context.Context, broker.Login) error) func(context.Context, broker.Login) error {
-	if others == nil {
-		return nil
-	}
-	return func(ctx context.Context, l broker.Login) error {
-		if l.HasPassword && subtle.ConstantTimeCompare(l.Password, a.trusted) == 1 {
-			return nil
-		}
-		return others(ctx, l)
-	}
 }
 
 // supervise watches over the services of the broker until ctx ends. Nobody waits for it: a broker is of use without.
@@ -216,6 +215,9 @@ func (a *App) startDemo(ctx context.Context, o Options) error {
 		return err
 	}
 	options.Client.URL, options.Client.FailFast, options.Client.Dir = a.url, true, ""
+	if a.broker != nil {
+		options.Client.Username, options.Client.Password = "demo", client.Secret(a.trusted)
+	}
 	if options.Logger == nil {
 		options.Logger = o.BrokerLogger
 		if options.Logger == nil {

@@ -102,6 +102,7 @@ Environment:
   LAWNBERRY_CONFIG      the configuration file, as --config; without either the defaults hold
   LAWNBERRY_DATA_DIR    the data directory, as --data-dir
   LAWNBERRY_BROKER_URL  the broker to connect to, as --broker
+  LAWNBERRY_PASSWORD    the new password for user add and user passwd
   LAWNBERRY_SECTION_KEY any key of the configuration, such as LAWNBERRY_BROKER_PORT for broker.port
   NO_COLOR              no colours, as --no-color`
 
@@ -138,7 +139,8 @@ func (t *tool) root() *cobra.Command {
 	flags.BoolVar(&t.json, "json", false, "print JSON")
 	flags.BoolVar(&t.noColour, "no-color", false, "print without colours, also on a terminal")
 
-	root.AddGroup(&cobra.Group{ID: "run", Title: "Run:"}, &cobra.Group{ID: "use", Title: "Look and talk:"}, &cobra.Group{ID: "about", Title: "About:"})
+	root.AddGroup(&cobra.Group{ID: "run", Title: "Run:"}, &cobra.Group{ID: "use", Title: "Look and talk:"},
+		&cobra.Group{ID: "secure", Title: "Secure:"}, &cobra.Group{ID: "about", Title: "About:"})
 	add := func(group string, verbs ...*cobra.Command) {
 		for _, v := range verbs {
 			v.GroupID = group
@@ -146,7 +148,8 @@ func (t *tool) root() *cobra.Command {
 		}
 	}
 	add("run", t.serveVerb(), t.demoVerb())
-	add("use", t.pubVerb(), t.subVerb(), t.callVerb(), t.serviceVerbs(), t.alertVerbs(), t.topicVerbs(), t.aclVerbs())
+	add("use", t.pubVerb(), t.subVerb(), t.callVerb(), t.serviceVerbs(), t.alertVerbs(), t.topicVerbs())
+	add("secure", t.userVerbs(), t.aclVerbs())
 	add("about", t.configVerbs(), t.versionVerb(), t.completionVerb())
 	root.SetHelpCommand(helpVerb())
 	return root

@@ -119,7 +119,7 @@ func (t *tool) checkConfig(path string, strict bool) error {
 	case err != nil:
 		return err
 	default:
-		v.Problems = append(v.Problems, loaded.Problems...)
+		v.Problems = append(v.Problems, t.settleUsers(loaded, loaded.Problems)...)
 	}
 	wrong, warned := 0, 0
 	for _, p := range v.Problems {

@@ -99,6 +99,9 @@ func (d *dialler) options(t *tool) (client.Options, *config.Config, error) {
 	if given == "" {
 		dir, _ := t.dataDirectory() // without one there is no socket to prefer
 		o.URL = loaded.Config.ClientURL(dir)
+		if socket := t.socketOfUsers(dir); socket != "" && o.Username == "" && loaded.Config.OwnBroker() {
+			o.URL = socket
+		}
 	}
 	o.ID = randomID()                                          // the configured one is for one program; several verbs run at once
 	o.CleanStart, o.SessionExpiry, o.FailFast = true, -1, true // nothing of a verb outlives it

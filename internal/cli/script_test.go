@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -115,6 +116,8 @@ func TestScripts(t *testing.T) {
 			"waitsocket": cmdWaitSocket,
 			"waitline":   cmdWaitLine,
 			"eventually": cmdEventually,
+			"freeport":   cmdFreePort,
+			"untilexits": cmdUntilExits,
 		},
 	})
 }
@@ -201,6 +204,36 @@ func cmdEventually(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	poll(ts, fmt.Sprintf("never printed %q", args[0]), func() bool {
 		return ts.Exec(args[1], args[2:]...) == nil && pattern.MatchString(ts.ReadFile("stdout"))
+	})
+}
+
+// cmdFreePort names a port that nobody listens on in an environment variable, one that the system gives to no outgoing connection:
+// freeport NAME
+func cmdFreePort(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: freeport NAME")
+	}
+	for range 1000 {
+		port := strconv.Itoa(12_000 + rand.IntN(20_000))
+		if l, err := net.Listen("tcp", "127.0.0.1:"+port); err == nil {
+			_ = l.Close()
+			ts.Setenv(args[0], port)
+			return
+		}
+	}
+	ts.Fatalf("no free port")
+}
+
+// cmdUntilExits runs a program again and again until it ends with a code: untilexits CODE program arguments...
+func cmdUntilExits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: untilexits CODE program arguments...")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	poll(ts, "never ended with code "+args[0], func() bool {
+		var exit *exec.ExitError
+		return errors.As(ts.Exec(args[1], args[2:]...), &exit) && exit.ExitCode() == want
 	})
 }
 

@@ -45,6 +45,7 @@ func (t *tool) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	loaded.Problems = t.settleUsers(loaded, loaded.Problems)
 	logProblems(log, loaded)
 	dir, err := t.dataDirectory()
 	if err != nil {
