@@ -147,7 +147,7 @@ func (t *tool) root() *cobra.Command {
 	}
 	add("run", t.serveVerb(), t.demoVerb())
 	add("use", t.pubVerb(), t.subVerb(), t.callVerb(), t.serviceVerbs(), t.alertVerbs(), t.topicVerbs())
-	add("about", t.configVerbs(), t.versionVerb(), t.completionVerb())
+	add("about", t.configVerbs(), t.certVerbs(), t.versionVerb(), t.completionVerb())
 	root.SetHelpCommand(helpVerb())
 	return root
 }
