@@ -44,6 +44,7 @@ type Login struct {
 	Password           []byte // valid during the call
 	HasPassword        bool
 	Remote             string // the peer's address; for messages, not for decisions
+	Certificate        string // the common name of the certificate that the client has shown and TLS has verified; "" without
 }
 
 // Options configure the embedded broker. The zero value is usable: in-process connections only, standard limits.
@@ -53,6 +54,10 @@ type Options struct {
 	// Authenticate decides whether a client may come in; nil lets everyone in. An error refuses it with reason code 0x86.
 	// It may be called concurrently, and should return when ctx is done.
 	Authenticate func(ctx context.Context, l Login) error
+
+	// Keyring watches over the certificates of the listeners' TLS: new ones are taken over, clients whose certificate is revoked are
+	// disconnected, the log warns 14 days before one expires. nil leaves Listener.TLS to itself.
+	Keyring Keyring
 
 	// Namespace is the first levels of the bus's topics; topics below its safety/ overtake others. "" is
 	// topic.DefaultNamespace.
@@ -125,6 +130,7 @@ type limits struct {
 	handshake                               time.Duration // until CONNECT has come and is answered
 	stall                                   time.Duration // a write that makes no progress for so long ends the connection
 	farewell                                time.Duration // for a client to read why it is disconnected
+	keyring                                 time.Duration // how often the certificates are looked at
 	wall                                    func() time.Time
 	store                                   store.Options
 }
@@ -206,6 +212,7 @@ func Start(ctx context.Context, o Options) (*Broker, error) {
 			handshake:         5 * time.Second,
 			stall:             500 * time.Millisecond,
 			farewell:          80 * time.Millisecond, // an offender is gone within 100 ms
+			keyring:           keyringInterval,
 			wall:              time.Now,
 			store:             store.Options{Sync: store.Sync(max(o.Sync, -1)), Logger: log},
 		},
@@ -245,6 +252,9 @@ func Start(ctx context.Context, o Options) (*Broker, error) {
 		b.running.Go(func() { e.serve(b) })
 	}
 	b.running.Go(b.housekeeping)
+	if o.Keyring != nil {
+		b.running.Go(b.watchKeyring)
+	}
 	return b, nil
 }
 

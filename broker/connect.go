@@ -48,7 +48,9 @@ func (b *Broker) serve(nc net.Conn, remote string) {
 	}
 	connect, err := c.readConnect()
 	if err != nil {
-		b.log.Info("connection refused", "remote", remote, "error", err)
+		if !wasLogged(err) {
+			b.log.Info("connection refused", "remote", remote, "error", err)
+		}
 		b.leave(nc, true, time.Now().Add(b.limits.farewell))
 		return
 	}
@@ -193,7 +195,8 @@ func (c *conn) welcome(p *packet.Connect) bool {
 	// Ahead of everything, also of a farewell that came meanwhile.
 	c.control = append(c.appendBounded(nil, &ack, &ack.Properties), c.control...)
 	c.session.mu.Unlock()
-	b.log.Info("client connected", "client", id, "remote", c.remote, "version", versionName(c.version), "resumed", present, "keepalive", c.keepAlive.String())
+	b.log.Info("client connected", "client", id, "remote", c.remote, "version", versionName(c.version), "resumed", present, "keepalive", c.keepAlive.String(), c.identityAttr())
+	c.warnOfClientExpiry()
 	return true
 }
 
@@ -205,12 +208,15 @@ func (b *Broker) examine(c *conn, p *packet.Connect) (packet.Code, string) {
 	if len(p.ClientID) == 0 && p.Version == packet.V311 && !p.CleanStart {
 		return packet.ClientIDNotValid, "an empty client id needs a clean session [MQTT-3.1.3-8]"
 	}
+	if c.contradicts(p) {
+		return packet.NotAuthorized, fmt.Sprintf("the certificate is for %q: connect with this user name, or without one", c.identity())
+	}
 	if b.options.Authenticate != nil {
 		ctx, cancel := context.WithTimeout(b.ctx, b.limits.handshake)
 		defer cancel()
 		err := b.options.Authenticate(ctx, Login{
 			ClientID: string(p.ClientID), Username: string(p.Username),
-			Password: p.Password, HasPassword: p.HasPass, Remote: c.remote,
+			Password: p.Password, HasPassword: p.HasPass, Remote: c.remote, Certificate: c.identity(),
 		})
 		if err != nil {
 			b.log.Warn("authentication failed", "client", string(p.ClientID), "user", string(p.Username), "remote", c.remote, "error", err)

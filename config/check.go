@@ -46,11 +46,19 @@ func (c *Config) checkBroker(report func(sev Severity, key, text string)) {
 		if b.TLS.KeyFile == "" {
 			report(SeverityError, "broker.tls.key_file", "broker.tls.enabled needs the certificate's private key")
 		}
+		if b.TLS.RequireCertificate && b.TLS.CAFile == "" {
+			report(SeverityError, "broker.tls.require_certificate", "needs broker.tls.ca_file, which says who may sign clients' certificates")
+		}
+		if b.TLS.CRLFile != "" && b.TLS.CAFile == "" {
+			report(SeverityError, "broker.tls.crl_file", "needs broker.tls.ca_file, which has to have signed it")
+		}
+	} else if b.TLS.RequireCertificate {
+		report(SeverityError, "broker.tls.require_certificate", "needs broker.tls.enabled")
 	}
 	if b.WebSockets.Enabled && b.WebSockets.Port == b.Port && b.Port != 0 {
 		report(SeverityError, "broker.websockets.port", "is broker.port too: each needs a port of its own")
 	}
-	if !isLoopback(b.BindAddress) && b.Anonymous() {
+	if !isLoopback(b.BindAddress) && b.Anonymous() && !(b.TLS.Enabled && b.TLS.RequireCertificate) {
 		if b.AllowAnonymous == nil {
 			report(SeverityError, "broker.bind_address", quote(b.BindAddress)+" lets the network in, and no login is asked for: "+
 				"set broker.auth.enabled, username and password; or bind localhost; or, to let everyone steer the mower, set broker.allow_anonymous: true")

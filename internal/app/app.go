@@ -215,7 +215,7 @@ func (a *App) startDemo(ctx context.Context, o Options) error {
 	if options.Client, err = c.ClientOptions(); err != nil {
 		return err
 	}
-	options.Client.URL, options.Client.FailFast, options.Client.Dir = a.url, true, ""
+	options.Client.URL, options.Client.FailFast, options.Client.Dir = a.localURL(o), true, ""
 	if options.Logger == nil {
 		options.Logger = o.BrokerLogger
 		if options.Logger == nil {
