@@ -55,6 +55,10 @@ type Options struct {
 	// the rights only what is allowed is delivered. MQTT 3.1.1 acknowledges a PUBLISH that is refused [MQTT-3.3.5-2].
 	Authorize func(l Login, who Identity) (Rights, error)
 
+	// Keyring watches over the certificates of the listeners' TLS: new ones are taken over, clients whose certificate is revoked are
+	// disconnected, the log warns 14 days before one expires. nil leaves Listener.TLS to itself.
+	Keyring Keyring
+
 	// Namespace is the first levels of the bus's topics; topics below its safety/ overtake others. "" is
 	// topic.DefaultNamespace.
 	Namespace string
@@ -126,6 +130,7 @@ type limits struct {
 	handshake                               time.Duration // until CONNECT has come and is answered
 	stall                                   time.Duration // a write that makes no progress for so long ends the connection
 	farewell                                time.Duration // for a client to read why it is disconnected
+	keyring                                 time.Duration // how often the certificates are looked at
 	wall                                    func() time.Time
 	store                                   store.Options
 }
@@ -207,6 +212,7 @@ func Start(ctx context.Context, o Options) (*Broker, error) {
 			handshake:         5 * time.Second,
 			stall:             500 * time.Millisecond,
 			farewell:          80 * time.Millisecond, // an offender is gone within 100 ms
+			keyring:           keyringInterval,
 			wall:              time.Now,
 			store:             store.Options{Sync: store.Sync(max(o.Sync, -1)), Logger: log},
 		},
@@ -246,6 +252,9 @@ func Start(ctx context.Context, o Options) (*Broker, error) {
 		b.running.Go(func() { e.serve(b) })
 	}
 	b.running.Go(b.housekeeping)
+	if o.Keyring != nil {
+		b.running.Go(b.watchKeyring)
+	}
 	return b, nil
 }
 

@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -468,7 +467,7 @@ func cut(nc net.Conn) {
 	if c, ok := nc.(*wsConn); ok {
 		nc = c.Conn
 	}
-	if c, ok := nc.(*tls.Conn); ok {
+	if c, ok := nc.(*secured); ok {
 		nc = c.NetConn()
 	}
 	_ = nc.Close()

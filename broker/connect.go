@@ -50,7 +50,9 @@ func (b *Broker) serve(nc net.Conn, from origin) {
 	}
 	connect, err := c.readConnect()
 	if err != nil {
-		b.log.Info("connection refused", "remote", remote, "error", err)
+		if !wasLogged(err) {
+			b.log.Info("connection refused", "remote", remote, "error", err)
+		}
 		b.leave(nc, true, time.Now().Add(b.limits.farewell))
 		return
 	}
@@ -203,7 +205,8 @@ func (c *conn) welcome(p *packet.Connect) bool {
 	// Ahead of everything, also of a farewell that came meanwhile.
 	c.control = append(c.appendBounded(nil, &ack, &ack.Properties), c.control...)
 	c.session.mu.Unlock()
-	b.log.Info("client connected", "client", id, "remote", c.remote, "version", versionName(c.version), "resumed", present, "keepalive", c.keepAlive.String())
+	b.log.Info("client connected", "client", id, "remote", c.remote, "version", versionName(c.version), "resumed", present, "keepalive", c.keepAlive.String(), c.identityAttr())
+	c.warnOfClientExpiry()
 	return true
 }
 
@@ -214,6 +217,9 @@ func (b *Broker) examine(c *conn, p *packet.Connect) (packet.Code, string) {
 	}
 	if len(p.ClientID) == 0 && p.Version == packet.V311 && !p.CleanStart {
 		return packet.ClientIDNotValid, "an empty client id needs a clean session [MQTT-3.1.3-8]"
+	}
+	if c.contradicts(p) {
+		return packet.NotAuthorized, fmt.Sprintf("the certificate is for %q: connect with this user name, or without one", c.commonName())
 	}
 	if err := b.identify(c, p); err != nil {
 		code, reason := refusalOf(err)
@@ -246,6 +252,7 @@ func (c *conn) login(p *packet.Connect) Login {
 	return Login{
 		ClientID: string(p.ClientID), Username: string(p.Username), Password: p.Password, HasPassword: p.HasPass,
 		Remote: c.remote, Network: c.from.network, Address: c.from.address, Peer: c.from.peer,
+		Certificate: c.commonName(),
 	}
 }
 

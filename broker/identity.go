@@ -16,6 +16,7 @@ type Login struct {
 	Remote             string     // where the connection is from, for messages: an address with its port, "unix socket" or "in-process"
 	Network            string     // what the connection came over: the listener's network, or "pipe" in-process
 	Address            netip.Addr // the peer's; invalid for a Unix socket and in-process
+	Certificate        string     // the common name of the certificate that the client has shown and TLS has verified; "" without
 	Peer               *Peer      // the process at the other end of a Unix socket, where the system says it (Linux); else nil
 }
 

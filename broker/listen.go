@@ -93,7 +93,7 @@ func (b *Broker) listen(ctx context.Context, l Listener) (*endpoint, error) {
 	}
 	e.URL = schemes[l.TLS != nil] + "://" + reachable(ln.Addr())
 	if l.TLS != nil {
-		e.listener = tls.NewListener(ln, l.TLS)
+		e.listener = &secureListener{ln, b, l.TLS}
 	}
 	if l.Network == "ws" {
 		e.web = b.webServer(l)

@@ -26,6 +26,7 @@ type counters struct {
 	dropped, expired             atomic.Uint64 // messages lost at a bound; messages whose expiry passed in a queue
 	expiredSessions              atomic.Uint64
 	storeFailures                atomic.Uint64 // groups that could not be stored
+	tlsRefused                   atomic.Uint64 // failed handshakes, and connections whose certificate was revoked
 	maximum                      int           // clients at once; guarded by Broker.mu
 	loads                        [7]load
 	lastLoad                     int64
@@ -48,6 +49,9 @@ type Stats struct {
 	Denied        uint64 // publications, subscriptions, queued messages and Wills refused for want of a right
 	StoreFailures uint64 // attempts to make changes durable that failed
 	StoreFailing  bool   // messages that need storing are refused at present
+	TLSRefused    uint64 // handshakes of TLS that failed, and connections closed because their certificate was revoked
+
+	CertificateExpires time.Time // the broker's own; zero without
 }
 
 // SessionStats are one session's figures.
@@ -107,6 +111,8 @@ func (b *Broker) Stats() Stats {
 	s.Dropped, s.Expired = b.stats.dropped.Load(), b.stats.expired.Load()
 	s.StoreFailures = b.stats.storeFailures.Load()
 	s.StoreFailing = b.journal != nil && b.journal.failing.Load()
+	s.TLSRefused = b.stats.tlsRefused.Load()
+	s.CertificateExpires, _ = b.certificateExpiry()
 	return s
 }
 
@@ -266,6 +272,10 @@ func (b *Broker) sysTopics(publish func(topic, value string)) {
 	number("publish/messages/dropped", s.Dropped)
 	number("clients/denied", s.Denied)
 	number("store/failures", s.StoreFailures)
+	if !s.CertificateExpires.IsZero() {
+		number("tls/refused", s.TLSRefused)
+		publish("certificate/expires_in", fmt.Sprintf("%d seconds", int(s.CertificateExpires.Sub(b.limits.wall()).Seconds())))
+	}
 	number("publish/bytes/received", b.stats.publishBytes.Load())
 	number("publish/bytes/sent", b.stats.publishedBytes.Load())
 	number("bytes/received", s.BytesReceived)

@@ -76,7 +76,7 @@ func (e *ConnectError) hint() string {
 	case errors.As(e.Err, &record):
 		return "the broker does not speak TLS at this port"
 	}
-	return ""
+	return tlsHint(e.Err)
 }
 
 // permanent reports whether trying again cannot help while the configuration stays as it is.

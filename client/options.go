@@ -122,7 +122,10 @@ type Options struct {
 	Username string
 	Password Secret
 	TLS      *tls.Config // of ssl:// and wss://; nil checks the broker against the system's authorities
-	Will     *Will
+	// GetTLS, when not nil, is asked for TLS before each attempt to connect, so that certificates may change; TLS is not used then. The
+	// logger is the client's.
+	GetTLS func(*slog.Logger) (*tls.Config, error)
+	Will   *Will
 
 	// Birth, when not nil, is called after each (re)connection once the subscriptions are confirmed, before the outbox
 	// drains. What it sends with Publish or Call and the ctx it is given goes out at once. An error ends that connection;

@@ -76,8 +76,12 @@ func newEndpoint(o *Options) (*endpoint, error) {
 			return new(net.Dialer).DialContext(ctx, "tcp", addr)
 		}
 	case "ssl", "tls", "mqtts":
-		addr, config := address("8883"), tlsConfig(o.TLS)
+		addr := address("8883")
 		ep.dial = func(ctx context.Context) (net.Conn, error) {
+			config, err := tlsConfig(o)
+			if err != nil {
+				return nil, err
+			}
 			c, err := (&tls.Dialer{Config: config}).DialContext(ctx, "tcp", addr)
 			if err != nil {
 				return nil, err
@@ -89,8 +93,14 @@ func newEndpoint(o *Options) (*endpoint, error) {
 		if u.Path == "" {
 			u.Path = "/mqtt"
 		}
-		target, config := u.String(), tlsConfig(o.TLS)
-		ep.dial = func(ctx context.Context) (net.Conn, error) { return dialWebSocket(ctx, target, config) }
+		target := u.String()
+		ep.dial = func(ctx context.Context) (net.Conn, error) {
+			config, err := tlsConfig(o)
+			if err != nil {
+				return nil, err
+			}
+			return dialWebSocket(ctx, target, config)
+		}
 	default:
 		return fail(fmt.Sprintf("scheme %q is unknown: use %s", scheme, schemes))
 	}
@@ -116,11 +126,19 @@ func isLoopback(host string) bool {
 	return ip != nil && ip.IsLoopback()
 }
 
-func tlsConfig(c *tls.Config) *tls.Config {
-	if c == nil {
-		return &tls.Config{MinVersion: tls.VersionTLS12}
+// tlsConfig is the TLS of the next connection.
+func tlsConfig(o *Options) (*tls.Config, error) {
+	c := o.TLS
+	if o.GetTLS != nil {
+		var err error
+		if c, err = o.GetTLS(o.Logger); err != nil {
+			return nil, fmt.Errorf("TLS: %w", err)
+		}
 	}
-	return c.Clone()
+	if c == nil {
+		return &tls.Config{MinVersion: tls.VersionTLS12}, nil
+	}
+	return c.Clone(), nil
 }
 
 // tlsConn closes without the farewell of TLS, which would wait for a stalled peer.

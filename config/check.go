@@ -55,6 +55,14 @@ func (c *Config) checkBroker(report func(sev Severity, key, text string)) {
 		if b.TLS.KeyFile == "" {
 			report(SeverityError, "broker.tls.key_file", "broker.tls.enabled needs the certificate's private key")
 		}
+		if b.TLS.RequireCertificate && b.TLS.CAFile == "" {
+			report(SeverityError, "broker.tls.require_certificate", "needs broker.tls.ca_file, which says who may sign clients' certificates")
+		}
+		if b.TLS.CRLFile != "" && b.TLS.CAFile == "" {
+			report(SeverityError, "broker.tls.crl_file", "needs broker.tls.ca_file, which has to have signed it")
+		}
+	} else if b.TLS.RequireCertificate {
+		report(SeverityError, "broker.tls.require_certificate", "needs broker.tls.enabled")
 	}
 	if b.WebSockets.Enabled && b.WebSockets.Port == b.Port && b.Port != 0 {
 		report(SeverityError, "broker.websockets.port", "is broker.port too: each needs a port of its own")
@@ -73,7 +81,7 @@ func (c *Config) NeedsUsers() string {
 		return ""
 	case b.AllowAnonymous != nil:
 		return "broker.allow_anonymous is false, so the broker starts only when somebody can log in: a user, or broker.auth"
-	case !isLoopback(b.BindAddress):
+	case !isLoopback(b.BindAddress) && !(b.TLS.Enabled && b.TLS.RequireCertificate):
 		return "broker.bind_address " + quote(b.BindAddress) + " lets the network in, so the broker starts only when it can ask for a login: " +
 			"with a user, or broker.auth"
 	}

@@ -91,6 +91,9 @@ type ServerTLS struct {
 	CertFile string
 	KeyFile  string
 	CAFile   string // who may sign client certificates; "" takes none
+	CRLFile  string // client certificates that are revoked; "" is none
+
+	RequireCertificate bool // no client without one
 }
 
 // WebSockets configures MQTT over WebSocket.

@@ -29,7 +29,7 @@ broker:
   log_level: warning
   allow_anonymous: false
   auth: {enabled: true, username: mower, password: hunter2}
-  tls: {enabled: true, cert_file: /etc/a.pem, key_file: /etc/a.key, ca_file: /etc/ca.pem}
+  tls: {enabled: true, cert_file: /etc/a.pem, key_file: /etc/a.key, ca_file: /etc/ca.pem, crl_file: /etc/crl.pem, require_certificate: true}
   websockets: {enabled: true, port: 9011, hosts: [mower.home.arpa], origins: ["https://mower.example"]}
 client:
   client_id: me
@@ -115,8 +115,8 @@ func TestEveryKey(t *testing.T) {
 			t.Errorf("%s still has its default %v", s.path, before[s.path])
 		}
 	}
-	if keys != 98 {
-		t.Errorf("%d keys, want 98: tell everyKey of the new one", keys)
+	if keys != 100 {
+		t.Errorf("%d keys, want 100: tell everyKey of the new one", keys)
 	}
 }
 
@@ -207,6 +207,8 @@ func TestEnvironment(t *testing.T) {
 				if s.path == "broker.auth.enabled" {
 					file = "broker: {auth: {username: u, password: p}}"
 				}
+			case "broker.tls.require_certificate":
+				file = "broker: {tls: {enabled: true, cert_file: a, key_file: b, ca_file: c}}"
 			case "broker.tls.enabled":
 				file = "broker: {tls: {cert_file: a, key_file: b}}"
 			case "client.auth.enabled":

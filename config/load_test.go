@@ -183,6 +183,12 @@ func TestProblems(t *testing.T) {
 		{"tls without files", "broker:\n  tls: {enabled: true}\n", []string{
 			"error: mower.yaml:2: broker.tls.cert_file: broker.tls.enabled needs a certificate",
 			"error: mower.yaml:2: broker.tls.key_file: broker.tls.enabled needs the certificate's private key"}},
+		{"required of whom", "broker:\n  tls: {enabled: true, cert_file: a, key_file: b, crl_file: c, require_certificate: true}\n", []string{
+			"error: mower.yaml:2: broker.tls.crl_file: needs broker.tls.ca_file, which has to have signed it",
+			"error: mower.yaml:2: broker.tls.require_certificate: needs broker.tls.ca_file, which says who may sign clients' certificates"}},
+		{"required without TLS", "broker:\n  tls: {require_certificate: true}\n",
+			[]string{"error: mower.yaml:2: broker.tls.require_certificate: needs broker.tls.enabled"}},
+		{"the network is let in with a certificate only", "broker:\n  bind_address: 0.0.0.0\n  tls: {enabled: true, cert_file: a, key_file: b, ca_file: c, require_certificate: true}\n", nil},
 		{"half a pair", "client:\n  tls: {certfile: a.pem}\n",
 			[]string{"error: mower.yaml:2: client.tls.keyfile: client.tls.certfile and client.tls.keyfile belong together: one is missing"}},
 		{"one port for two", "broker:\n  port: 9001\n  websockets: {enabled: yes}\n",

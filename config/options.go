@@ -5,14 +5,10 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -86,7 +82,7 @@ func (c *Config) BrokerOptions(dataDir string) (broker.Options, error) {
 	b := &c.Broker
 	o := broker.Options{
 		Namespace: c.Topics.Namespace, MaxConnections: b.MaxConnections, KeepAlive: b.KeepAlive,
-		Authenticate: b.authenticator(),
+		Authenticate: certified(b.authenticator()),
 	}
 	const room = 128 << 10 // bytes: topic and properties
 	o.MaxPacketSize = max(b.MaxPacketSize, c.Protocols.Validation.MaxPayloadSize+room)
@@ -96,10 +92,11 @@ func (c *Config) BrokerOptions(dataDir string) (broker.Options, error) {
 	}
 	var encrypted *tls.Config
 	if b.TLS.Enabled {
-		var err error
-		if encrypted, err = b.TLS.config(); err != nil {
+		keyring, err := b.TLS.keyring()
+		if err != nil {
 			return broker.Options{}, err
 		}
+		encrypted, o.Keyring = keyring.Config(), keyring
 	}
 	listen := func(network string, port int) {
 		hosts := []string{b.BindAddress}
@@ -186,34 +183,6 @@ func (b *Broker) authenticator() func(context.Context, broker.Login) error {
 	}
 }
 
-func (t *ServerTLS) config() (*tls.Config, error) {
-	cert, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
-	if err != nil {
-		return nil, fmt.Errorf("broker.tls.cert_file and key_file: %w", err)
-	}
-	o := &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}}
-	if t.CAFile != "" {
-		o.ClientAuth = tls.VerifyClientCertIfGiven
-		if o.ClientCAs, err = certificates("broker.tls.ca_file", t.CAFile); err != nil {
-			return nil, err
-		}
-	}
-	return o, nil
-}
-
-// certificates reads the file that a key names.
-func certificates(key, file string) (*x509.CertPool, error) {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", key, err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(text) {
-		return nil, fmt.Errorf("%s: there is no certificate in %s, want PEM", key, file)
-	}
-	return pool, nil
-}
-
 // OwnBroker reports whether clients are to connect to this configuration's own broker: client.broker_host is empty or this
 // host, and client.broker_port is 0 or broker.port.
 func (c *Config) OwnBroker() bool {
@@ -221,14 +190,15 @@ func (c *Config) OwnBroker() bool {
 	return (host == "" || isLoopback(host) || host == c.Broker.BindAddress) && (port == 0 || port == c.Broker.Port)
 }
 
-// ClientURL returns the address of the broker that programs connect to, such as tcp://localhost:1883. When the own broker has
-// port 0, which only a running broker knows, it is the Unix socket of dataDir.
+// ClientURL returns the address of the broker that programs connect to, such as tcp://localhost:1883. It is the Unix
+// socket of dataDir when the own broker has port 0, which only a running broker knows, and when it requires a certificate and there is
+// none to show.
 func (c *Config) ClientURL(dataDir string) string {
 	host, port := c.Client.BrokerHost, c.Client.BrokerPort
 	if port == 0 {
 		port = c.Broker.Port
 	}
-	if path := SocketPath(dataDir); c.OwnBroker() && port == 0 && path != "" {
+	if path := SocketPath(dataDir); c.OwnBroker() && (port == 0 || c.lacksCertificate()) && path != "" {
 		return "unix://" + path
 	}
 	if host == "" {
@@ -277,9 +247,9 @@ func (c *Config) ClientOptions() (client.Options, error) {
 	}
 	switch {
 	case cl.TLS.Enabled:
-		o.TLS, err = cl.TLS.config()
+		o.GetTLS, err = cl.TLS.source()
 	case c.OwnBroker() && c.Broker.TLS.Enabled:
-		o.TLS, err = c.ownBrokerTLS()
+		o.GetTLS, err = c.ownBrokerTLS()
 	}
 	return o, err
 }
@@ -298,56 +268,6 @@ func (c *Config) login() Auth {
 		return c.Broker.Auth
 	}
 	return c.Client.Auth
-}
-
-func (t *ClientTLS) config() (*tls.Config, error) {
-	o := &tls.Config{MinVersion: tls.VersionTLS12}
-	var err error
-	if t.CACerts != "" {
-		if o.RootCAs, err = certificates("client.tls.ca_certs", t.CACerts); err != nil {
-			return nil, err
-		}
-	}
-	if t.CertFile != "" {
-		cert, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
-		if err != nil {
-			return nil, fmt.Errorf("client.tls.certfile and keyfile: %w", err)
-		}
-		o.Certificates = []tls.Certificate{cert}
-	}
-	return o, nil
-}
-
-// ownBrokerTLS trusts the certificates that this configuration's broker itself has, under the name that they are for:
-// localhost need not be one of theirs.
-func (c *Config) ownBrokerTLS() (*tls.Config, error) {
-	text, err := os.ReadFile(c.Broker.TLS.CertFile)
-	if err != nil {
-		return nil, fmt.Errorf("broker.tls.cert_file: %w", err)
-	}
-	leaf, err := firstCertificate(text)
-	if err != nil {
-		return nil, fmt.Errorf("broker.tls.cert_file: %s: %w", c.Broker.TLS.CertFile, err)
-	}
-	own := x509.NewCertPool()
-	own.AppendCertsFromPEM(text)
-	o := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: own}
-	switch {
-	case len(leaf.DNSNames) > 0:
-		o.ServerName = leaf.DNSNames[0]
-	case len(leaf.IPAddresses) > 0:
-		o.ServerName = leaf.IPAddresses[0].String()
-	}
-	return o, nil
-}
-
-func firstCertificate(text []byte) (*x509.Certificate, error) {
-	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
-		if block.Type == "CERTIFICATE" {
-			return x509.ParseCertificate(block.Bytes)
-		}
-	}
-	return nil, errors.New("there is no certificate in it, want PEM")
 }
 
 // ServiceOptions returns the options of the service with that id but for its Logger, with type and dependencies of its

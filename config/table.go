@@ -73,11 +73,18 @@ func specs() []*spec {
 		{path: "broker.tls.enabled", at: func(c *Config) any { return &c.Broker.TLS.Enabled },
 			doc: "Speak TLS (1.2 or newer)."},
 		{path: "broker.tls.cert_file", at: func(c *Config) any { return &c.Broker.TLS.CertFile }, isPath: true,
-			doc: "Certificate chain of the broker, PEM. A relative path starts at this file."},
+			doc: "Certificate chain of the broker, PEM. A relative path starts at this file. All files of TLS are watched: what is new in them is " +
+				"used from the next connection on."},
 		{path: "broker.tls.key_file", at: func(c *Config) any { return &c.Broker.TLS.KeyFile }, isPath: true,
 			doc: "Private key of the certificate, PEM."},
 		{path: "broker.tls.ca_file", at: func(c *Config) any { return &c.Broker.TLS.CAFile }, isPath: true,
-			doc: "Certificates, PEM, that must have signed a client's certificate when a client shows one. None is demanded."},
+			doc: "Certificates, PEM, of the authorities that may sign clients' certificates. With it clients are asked for one; its common name " +
+				"is then who the client is, and it needs no password. A client that shows none logs in as without this key."},
+		{path: "broker.tls.crl_file", at: func(c *Config) any { return &c.Broker.TLS.CRLFile }, isPath: true,
+			doc: "List of clients' certificates that are revoked, PEM, signed by one of ca_file (lawnberry cert revoke)."},
+		{path: "broker.tls.require_certificate", at: func(c *Config) any { return &c.Broker.TLS.RequireCertificate },
+			doc: "Refuse clients on the network that show no certificate. It is false by default, so that clients with a password go on as before; the " +
+				"socket in the data directory needs none."},
 		{path: "broker.websockets.enabled", at: func(c *Config) any { return &c.Broker.WebSockets.Enabled },
 			doc: "Listen for MQTT over WebSocket too, on broker.bind_address."},
 		{path: "broker.websockets.port", at: func(c *Config) any { return &c.Broker.WebSockets.Port }, max: maxPort,

@@ -43,13 +43,14 @@ func (b *Bus) Policy() *Policy { return b.policy }
 // Subject returns a client with its roles: those it was given, and that of a service if it is one that is defined.
 func (b *Bus) Subject(identity, clientID string, roles ...string) Subject {
 	s := Subject{Identity: identity, ClientID: clientID, Roles: slices.Clone(roles)}
-	if b.isService(identity) && !slices.Contains(s.Roles, Worker) {
+	if b.IsService(identity) && !slices.Contains(s.Roles, Worker) {
 		s.Roles = append(s.Roles, Worker)
 	}
 	return s
 }
 
-func (b *Bus) isService(name string) bool {
+// IsService reports whether name is a service that is defined.
+func (b *Bus) IsService(name string) bool {
 	return slices.ContainsFunc(b.services, func(s Service) bool { return s.ID == name })
 }
 
@@ -71,7 +72,7 @@ func (b *Bus) Client(s Subject) (*Client, error) {
 	case s.ClientID == s.Identity, s.ClientID == "":
 	case worker && !strings.HasPrefix(s.ClientID, s.Identity+"-"):
 		return nil, fmt.Errorf("client id %q: that of service %s has to be its name, or to begin with %q", s.ClientID, s.Identity, s.Identity+"-")
-	case b.isService(s.ClientID):
+	case b.IsService(s.ClientID):
 		return nil, fmt.Errorf("client id %q is the name of a service", s.ClientID)
 	}
 	return &Client{b.policy.Rights(s), b, s, worker}, nil
@@ -114,7 +115,7 @@ func (c *Client) checkSender(name, sender string, broken error) error {
 		return fmt.Errorf("its sender cannot be read: %w", broken)
 	case sender == "":
 		return nil
-	case !c.worker && !c.bus.isService(sender):
+	case !c.worker && !c.bus.IsService(sender):
 		return nil // people use programs with names of their own
 	case c.worker && c.isTwin(strings.TrimPrefix(name, c.bus.prefix+"commands/")):
 		return nil // a command that another of its type is to run, passed on

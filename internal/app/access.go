@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/lawnberry/lawnberry/broker"
 	"github.com/lawnberry/lawnberry/config"
 	"github.com/lawnberry/lawnberry/internal/access"
 )
@@ -42,4 +43,34 @@ func AccessOf(c *config.Config) (*access.Bus, error) {
 		})
 	}
 	return access.NewBus(topics, services, rules)
+}
+
+// SetAccess makes the broker go by what c says about who may do what, from now on and for everyone who is connected.
+func (a *App) SetAccess(c *config.Config) error {
+	bus, err := AccessOf(c)
+	if err != nil {
+		return err
+	}
+	if !c.Security.AccessControl.Enabled {
+		bus = nil
+	}
+	a.access.Store(bus)
+	if a.broker != nil {
+		a.broker.Reauthorize()
+	}
+	return nil
+}
+
+// authorize says what a client may do. Who could read the broker's memory anyway, as what runs in this process, may do everything, unless it
+// comes as one of the services: then it is meant to be no more than that.
+func (a *App) authorize(l broker.Login, who broker.Identity) (broker.Rights, error) {
+	bus := a.access.Load()
+	if bus == nil || who.Trusted && !bus.IsService(who.User) {
+		return nil, nil //nolint:nilnil // no rights to look at are all rights
+	}
+	var roles []string
+	if role := a.roles(who.User); role != "" {
+		roles = append(roles, role)
+	}
+	return bus.Client(bus.Subject(who.User, l.ClientID, roles...))
 }

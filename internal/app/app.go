@@ -13,12 +13,14 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/lawnberry/lawnberry/broker"
 	"github.com/lawnberry/lawnberry/client"
 	"github.com/lawnberry/lawnberry/config"
+	"github.com/lawnberry/lawnberry/internal/access"
 	"github.com/lawnberry/lawnberry/internal/demo"
 	"github.com/lawnberry/lawnberry/internal/store"
 	"github.com/lawnberry/lawnberry/service"
@@ -50,11 +52,13 @@ type App struct {
 	ended     context.CancelFunc // of what runs beside the broker
 	beside    sync.WaitGroup
 	lock      *os.File
-	temporary bool           // dataDir is to be removed
-	broker    *broker.Broker // nil with a broker elsewhere
-	trusted   []byte         // the password of what runs in this process
-	demo      *demo.Demo     // nil without
-	never     chan struct{}  // never closed
+	temporary bool                       // dataDir is to be removed
+	broker    *broker.Broker             // nil with a broker elsewhere
+	trusted   []byte                     // the password of what runs in this process
+	access    atomic.Pointer[access.Bus] // nil lets everyone do everything
+	roles     func(user string) string   // set before the broker starts
+	demo      *demo.Demo                 // nil without
+	never     chan struct{}              // never closed
 }
 
 // A BusyError is a data directory that another process uses.
@@ -131,6 +135,10 @@ func (a *App) startBroker(ctx, beside context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	if t := o.Config.Broker.TLS; o.Config.Security.AccessControl.Enabled && !logins.users.Any() && !(t.Enabled && t.RequireCertificate) {
+		return errors.New("security.access_control.enabled needs to know who is who: add users with \"lawnberry user add\", one for each service " +
+			"by its name, or set broker.tls.require_certificate")
+	}
 	c := *o.Config
 	if yes := true; c.NeedsUsers() != "" { // and there are some, which the configuration does not know
 		c.Broker.AllowAnonymous = &yes
@@ -146,7 +154,11 @@ func (a *App) startBroker(ctx, beside context.Context, o Options) error {
 	if options.Logger == nil {
 		options.Logger = a.log
 	}
-	options.Authenticate, options.Identify = nil, logins.identify
+	options.Authenticate, options.Identify, options.Authorize = nil, logins.identify, a.authorize
+	a.roles = logins.users.Role
+	if err := a.SetAccess(o.Config); err != nil {
+		return err
+	}
 	a.broker, err = broker.Start(ctx, options)
 	for port, taken := takenPort(err); taken && o.AnyPort && port != 0; port, taken = takenPort(err) {
 		a.log.Warn("port is taken, listening on a free one", "port", port, "holder", portHolder(port))
@@ -214,7 +226,7 @@ func (a *App) startDemo(ctx context.Context, o Options) error {
 	if options.Client, err = c.ClientOptions(); err != nil {
 		return err
 	}
-	options.Client.URL, options.Client.FailFast, options.Client.Dir = a.url, true, ""
+	options.Client.URL, options.Client.FailFast, options.Client.Dir = a.localURL(o), true, ""
 	if a.broker != nil {
 		options.Client.Username, options.Client.Password = "demo", client.Secret(a.trusted)
 	}

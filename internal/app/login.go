@@ -75,6 +75,12 @@ func (l *logins) identify(ctx context.Context, who broker.Login) (broker.Identit
 		}
 		return id, nil
 	}
+	if name := who.Certificate; name != "" { // it proves who it is, and needs no password
+		if l.users.Disabled(name) {
+			return broker.Identity{}, fmt.Errorf("user %s, whose certificate it is, is disabled", name)
+		}
+		return broker.Identity{User: name}, nil
+	}
 	nothing := who.Username == "" && !who.HasPassword
 	switch {
 	case !asked, nothing && l.anonymous:
@@ -110,5 +116,6 @@ func (l *logins) watch(ctx context.Context, b *broker.Broker) {
 		}
 		end(c.Removed, "is no more", true)
 		end(c.Barred, "is disabled or has a new password", false)
+		b.Reauthorize() // roles
 	})
 }

@@ -83,6 +83,12 @@ func (u *Users) Any() bool { return len(*u.known.Load()) > 0 }
 // Has reports whether there is a user of that name.
 func (u *Users) Has(name string) bool { return (*u.known.Load())[name] != nil }
 
+// Disabled reports whether a user is there and must not come in.
+func (u *Users) Disabled(name string) bool {
+	e := (*u.known.Load())[name]
+	return e != nil && e.Disabled
+}
+
 // Role returns the role of a user, "" without one.
 func (u *Users) Role(name string) string {
 	if e := (*u.known.Load())[name]; e != nil {
