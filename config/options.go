@@ -216,9 +216,9 @@ func (c *Config) ClientURL(dataDir string) string {
 
 // ClientOptions returns the options of a client but for its Logger and Will.
 //
-// To the own broker ([Config.OwnBroker]) it logs in with broker.auth unless client.auth is enabled, and trusts the broker's
-// own certificate unless client.tls is enabled. Unless they are set, the delays between attempts to connect to
-// it are within 1 s. It is an error when a file of certificates cannot be read.
+// To the own broker ([Config.OwnBroker]) it logs in with broker.auth unless client.auth is enabled or it shows a certificate
+// instead, and trusts the broker's own certificate unless client.tls is enabled. Unless they are set, the delays between attempts to
+// connect to it are within 1 s. It is an error when a file of certificates cannot be read.
 func (c *Config) ClientOptions() (client.Options, error) {
 	topics, err := c.Registry()
 	if err != nil {
@@ -264,7 +264,7 @@ func (c *Config) clientDir(id string) string {
 
 // login returns what clients log in with.
 func (c *Config) login() Auth {
-	if !c.Client.Auth.Enabled && c.OwnBroker() {
+	if !c.Client.Auth.Enabled && c.OwnBroker() && !c.showsCertificate() {
 		return c.Broker.Auth
 	}
 	return c.Client.Auth

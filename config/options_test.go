@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"fmt"
 	"io"
 	"log/slog"
 	"math/big"
@@ -235,6 +236,32 @@ func TestClientURL(t *testing.T) {
 			}
 			if o.Username != tt.user {
 				t.Errorf("logs in as %q, want %q", o.Username, tt.user)
+			}
+		})
+	}
+}
+
+// How programs reach a broker that asks for certificates, and as whom.
+func TestClientOfBrokerWithCertificates(t *testing.T) {
+	dir := t.TempDir()
+	cert, key := writeCertificate(t, dir, "mower.example")
+	broker := fmt.Sprintf("broker: {auth: {enabled: true, username: b, password: p}, tls: {enabled: true, cert_file: %s, key_file: %s", cert, key)
+	program := fmt.Sprintf("\nclient: {tls: {enabled: true, ca_certs: %s, certfile: %s, keyfile: %s}}", cert, cert, key)
+	for _, tt := range []struct{ name, text, want, user string }{
+		{"no certificates of clients", broker + "}}" + program, "ssl://localhost:1883", "b"},
+		{"none to show", broker + ", ca_file: " + cert + "}}", "ssl://localhost:1883", "b"},
+		{"none to show, and one is required", broker + ", ca_file: " + cert + ", require_certificate: true}}", "unix:///data/lawnberry.sock", "b"},
+		{"one to show", broker + ", ca_file: " + cert + "}}" + program, "ssl://localhost:1883", ""},
+		{"one to show, and it is required", broker + ", ca_file: " + cert + ", require_certificate: true}}" + program, "ssl://localhost:1883", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := mustLoad(t, tt.text)
+			o, err := c.ClientOptions()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if url := c.ClientURL("/data"); url != tt.want || o.Username != tt.user {
+				t.Errorf("%s as %q, want %s as %q", url, o.Username, tt.want, tt.user)
 			}
 		})
 	}

@@ -36,6 +36,12 @@ func (c *Config) lacksCertificate() bool {
 	return c.Broker.TLS.Enabled && c.Broker.TLS.RequireCertificate && (!c.Client.TLS.Enabled || c.Client.TLS.CertFile == "")
 }
 
+// showsCertificate reports whether programs show the own broker a certificate, which it asks for: then their name is the certificate's.
+// (With port 0 they use its socket.)
+func (c *Config) showsCertificate() bool {
+	return c.Client.TLS.Enabled && c.Client.TLS.CertFile != "" && c.Broker.TLS.Enabled && c.Broker.TLS.CAFile != "" && c.Broker.Port != 0
+}
+
 // A tlsSource is [client.Options.GetTLS].
 type tlsSource = func(*slog.Logger) (*tls.Config, error)
 

@@ -28,6 +28,7 @@ import (
 	"time"
 
 	"github.com/lawnberry/lawnberry/client"
+	"github.com/lawnberry/lawnberry/config"
 	"github.com/lawnberry/lawnberry/internal/pki"
 	"github.com/lawnberry/lawnberry/message"
 )
@@ -72,6 +73,7 @@ func (l *logLines) after(t *testing.T, n int) (lines []refusedLine) {
 type guarded struct {
 	*App
 	dir       string
+	config    *config.Config
 	authority *pki.Authority
 	log       *logLines
 }
@@ -96,6 +98,7 @@ func guard(t *testing.T, require, passwords bool) *guarded {
 		c.Broker.Auth.Enabled, c.Broker.Auth.Username, c.Broker.Auth.Password = true, "admin", "secret"
 	}
 	c.Monitoring.HealthChecks.Enabled = false
+	g.config = c
 	g.App = start(t, Options{Config: c, DataDir: filepath.Join(t.TempDir(), "data"), Logger: slog.New(slog.NewJSONHandler(g.log, nil))})
 	return g
 }
@@ -505,5 +508,19 @@ func TestOtherPeople(t *testing.T) {
 				t.Errorf("mosquitto_pub %s with %s: %v: %s", version, tt.name, err, out)
 			}
 		}
+	}
+}
+
+// What runs beside the broker gets in, also when everybody on the network needs a certificate.
+func TestDemoOfGuardedBroker(t *testing.T) {
+	t.Parallel()
+	g := guard(t, true, false)
+	for _, e := range []struct{ url, want string }{{g.localURL(Options{Config: g.config}), "unix://"}, {g.URL(), "ssl://"}} {
+		if !strings.HasPrefix(e.url, e.want) {
+			t.Errorf("the address is %s, want %s", e.url, e.want)
+		}
+	}
+	if err := try(t, g.localURL(Options{Config: g.config}), nil, client.Options{}); err != nil {
+		t.Error(err)
 	}
 }
