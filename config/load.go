@@ -71,6 +71,9 @@ func Load(path string, environ []string) (*Loaded, error) {
 	return load(path, data, environ)
 }
 
+// Parse is Load of a text that is no file.
+func Parse(text []byte, environ []string) (*Loaded, error) { return load("", text, environ) }
+
 func readFile(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -62,16 +62,13 @@ type Client struct {
 	worker  bool
 }
 
-// Client returns what s may do. The error refuses it: its client id is the name of somebody else, or, for a service, does not
-// begin with its own name.
+// Client returns what s may do. The error refuses it: nobody knows who it is, or its client id is the name of a service that it is not.
 func (b *Bus) Client(s Subject) (*Client, error) {
 	worker := slices.Contains(s.Roles, Worker)
 	switch {
 	case s.Identity == "":
 		return nil, fmt.Errorf("access control needs to know who a client is: it has no user name")
 	case s.ClientID == s.Identity, s.ClientID == "":
-	case worker && !strings.HasPrefix(s.ClientID, s.Identity+"-"):
-		return nil, fmt.Errorf("client id %q: that of service %s has to be its name, or to begin with %q", s.ClientID, s.Identity, s.Identity+"-")
 	case b.IsService(s.ClientID):
 		return nil, fmt.Errorf("client id %q is the name of a service", s.ClientID)
 	}

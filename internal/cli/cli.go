@@ -147,7 +147,7 @@ func (t *tool) root() *cobra.Command {
 			root.AddCommand(v)
 		}
 	}
-	add("run", t.serveVerb(), t.demoVerb())
+	add("run", t.serveVerb(), t.demoVerb(), t.initVerb())
 	add("use", t.pubVerb(), t.subVerb(), t.callVerb(), t.serviceVerbs(), t.alertVerbs(), t.topicVerbs())
 	add("secure", t.userVerbs(), t.certVerbs(), t.aclVerbs())
 	add("about", t.configVerbs(), t.versionVerb(), t.completionVerb())
