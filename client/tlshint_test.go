@@ -14,7 +14,9 @@ import (
 // What is wrong with a certificate is said with the key to look at, and trying again cannot help.
 func TestTLSHint(t *testing.T) {
 	t.Parallel()
-	alert := func(text string) error { return fmt.Errorf("dial: %w", &net.OpError{Op: "remote error", Err: errors.New("tls: " + text)}) }
+	alert := func(text string) error {
+		return fmt.Errorf("dial: %w", &net.OpError{Op: "remote error", Err: errors.New("tls: " + text)})
+	}
 	verify := func(err error) error { return fmt.Errorf("dial: %w", &tls.CertificateVerificationError{Err: err}) }
 	now := time.Now()
 	past := &x509.Certificate{NotBefore: now.Add(-2 * time.Hour), NotAfter: now.Add(-time.Hour)}
