@@ -29,7 +29,7 @@ func TestTLSHint(t *testing.T) {
 		{alert("bad certificate"), "client.tls.certfile", true},
 		{alert("expired certificate"), "client.tls.certfile", true},
 		{alert("unknown certificate authority"), "client.tls.certfile", true},
-		{alert("certificate required"), "client.tls.certfile", true},
+		{alert("certificate required"), "wants a certificate", true},
 		{alert("internal error"), "", false},
 		{&net.OpError{Op: "read", Err: errors.New("a certificate")}, "", false},
 		{verify(x509.HostnameError{Certificate: past, Host: "x"}), "client.broker_host", true},
