@@ -88,7 +88,7 @@ func (e *ConnectError) permanent() bool {
 	}
 	var verify *tls.CertificateVerificationError
 	var bad *urlError
-	return errors.As(e.Err, &verify) || errors.As(e.Err, &bad)
+	return errors.As(e.Err, &verify) || errors.As(e.Err, &bad) || refusedByBroker(e.Err)
 }
 
 // plain is err in the words a person expects, without the call that failed.

@@ -22,6 +22,8 @@ func tlsHint(err error) string {
 		return "the broker's certificate (broker.tls.cert_file) has expired: renew it, or check the clock of this machine"
 	case errors.As(err, &invalid) && invalid.Reason == x509.IncompatibleUsage:
 		return "the broker's certificate (broker.tls.cert_file) is not one for a broker"
+	case refusedByBroker(err) && strings.Contains(err.Error(), "certificate required"):
+		return "the broker wants a certificate of this client (client.tls.certfile, client.tls.keyfile): lawnberry cert issue makes one"
 	case refusedByBroker(err):
 		return "the broker does not accept this client's certificate (client.tls.certfile, client.tls.keyfile), and its log says why"
 	}

@@ -135,7 +135,7 @@ func specs() []*spec {
 		{path: "client.tls.ca_certs", at: func(c *Config) any { return &c.Client.TLS.CACerts }, isPath: true,
 			doc: "Certificates, PEM, that must have signed the broker's; empty is the system's. A relative path starts at this file."},
 		{path: "client.tls.certfile", at: func(c *Config) any { return &c.Client.TLS.CertFile }, isPath: true,
-			doc: "Certificate chain to show to the broker, PEM."},
+			doc: "Certificate chain to show to the broker, PEM. What is new in the files of TLS is used from the next connection on."},
 		{path: "client.tls.keyfile", at: func(c *Config) any { return &c.Client.TLS.KeyFile }, isPath: true,
 			doc: "Private key of certfile, PEM."},
 		{path: "client.rate_limits.sensor_data", at: func(c *Config) any { return &c.Client.RateLimits.SensorData }, max: maxCount,
