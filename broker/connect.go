@@ -143,7 +143,7 @@ func (c *conn) welcome(p *packet.Connect) bool {
 	}
 	if code != packet.Success {
 		level := slog.LevelWarn
-		if code == packet.ConnectionRateExceeded { // who guesses is not to fill the log
+		if code == packet.ConnectionRateExceeded || reason == busyLogins { // who guesses is not to fill the log
 			level = slog.LevelDebug
 		}
 		b.log.Log(b.ctx, level, "client refused", "client", id, "remote", c.remote, "user", string(p.Username), "code", code.String(), "reason", reason)
@@ -223,7 +223,7 @@ func (b *Broker) examine(c *conn, p *packet.Connect) (packet.Code, string) {
 	}
 	if err := b.identify(c, p); err != nil {
 		code, reason := refusalOf(err)
-		if code != packet.ConnectionRateExceeded {
+		if code == packet.BadUserNameOrPassword {
 			b.log.Warn("authentication failed", "client", string(p.ClientID), "user", string(p.Username), "remote", c.remote, "error", err)
 		}
 		return code, reason

@@ -41,11 +41,13 @@ var (
 	ErrLocked = errors.New("broker: too many failed attempts") // 0x9F, and the same
 )
 
+const busyLogins = "too many logins at once, try again"
+
 // refusalOf returns what a login that failed is answered with, which says as little as it can.
 func refusalOf(err error) (packet.Code, string) {
 	switch {
 	case errors.Is(err, ErrBusy):
-		return packet.ServerBusy, "too many logins at once, try again"
+		return packet.ServerBusy, busyLogins
 	case errors.Is(err, ErrLocked):
 		return packet.ConnectionRateExceeded, "too many failed attempts, try again later"
 	}

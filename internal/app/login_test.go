@@ -208,7 +208,8 @@ func TestUsersChange(t *testing.T) {
 		}
 	}
 	for _, user := range []string{"removed", "disabled", "changed"} {
-		if err := in(t, url, user, "password of "+user); !refused(err, 0x86) {
+		// The clients may have come again before they were closed, which was a failure too.
+		if err := in(t, url, user, "password of "+user); !refused(err, 0x86) && !refused(err, 0x9F) {
 			t.Errorf("%s: %v", user, err)
 		}
 	}

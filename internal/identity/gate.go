@@ -9,9 +9,11 @@ import (
 
 // Bounds of the logins that wait.
 const (
-	maxWaiting = 64              // for a hash
-	patience   = 3 * time.Second // for a hash, or until a refusal is given; a broker gives a login five in all
-	maxRate    = 100             // refusals of what is locked, in a second
+	maxWaiting = 64                     // for a hash
+	patience   = 3 * time.Second        // for a hash, or until a refusal is given
+	inAll      = 4 * time.Second        // for both; a broker gives a login five
+	batch      = 50                     // refusals that are given at once: one awakening for many
+	interval   = 500 * time.Millisecond // from one batch to the next
 )
 
 // A gate lets one hash be computed at a time.
@@ -65,26 +67,26 @@ func (g *gate) leave(rest time.Duration) {
 	<-g.slot
 }
 
-// A pacer spreads refusals over time, so that guessing in vain costs little, however many connections do it. Each waits for its turn,
+// A pacer spreads refusals over time, so that guessing in vain costs little, however many connections do it. Each waits for its batch,
 // but not longer than patience: then a broker's bound of connections is what limits them.
 type pacer struct {
-	mu   sync.Mutex
-	next time.Time // the turn of the next one
+	mu   sync.Mutex // guards everything below
+	next time.Time  // the time of the batch that is being filled
+	in   int        // how many are in it
 }
 
 // wait returns when it is the caller's turn, or ctx is done.
 func (p *pacer) wait(ctx context.Context) {
 	p.mu.Lock()
 	now := time.Now()
-	if p.next.Before(now) {
-		p.next = now
+	if !p.next.After(now) {
+		p.next, p.in = now.Add(interval), 0
 	}
+	if p.in == batch && p.next.Add(interval).Sub(now) <= patience {
+		p.next, p.in = p.next.Add(interval), 0
+	}
+	p.in = min(p.in+1, batch)
 	turn := p.next
-	if turn.Sub(now) > patience {
-		turn = now.Add(patience)
-	} else {
-		p.next = turn.Add(time.Second / maxRate)
-	}
 	p.mu.Unlock()
 	t := time.NewTimer(turn.Sub(now))
 	defer t.Stop()

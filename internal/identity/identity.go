@@ -15,8 +15,8 @@
 //
 // # Guessing
 //
-// See [Throttle]. What is refused for too many failures is not hashed, whatever the password, and all such refusals together
-// are given at a bounded rate.
+// See [Throttle]. What is refused for too many failures is not hashed, whatever the password. All refusals of logins that were not
+// looked at are given in batches, a hundred a second, so that who guesses in vain waits for it instead of the processor.
 package identity
 
 import (

@@ -97,7 +97,7 @@ func (u *Users) Role(name string) string {
 	return ""
 }
 
-// Refused returns how many logins were refused unseen because of failures before them.
+// Refused returns how many logins were refused unseen: because of failures before them, or because there were too many at once.
 func (u *Users) Refused() uint64 { return u.refused.Load() }
 
 // A Change is what has become of users: the names of those who are no more, and of those who are disabled or have another password.
@@ -212,9 +212,11 @@ type Login struct {
 	From     netip.Addr // invalid where there is none
 }
 
-// Check returns nil when the user exists, is not disabled, and the password is the right one. Else it is ErrWrong, ErrBusy,
-// or a *LockedError, for which it takes its time. It returns soon after ctx is done.
+// Check returns nil when the user exists, is not disabled, and the password is the right one. Else it is ErrWrong, or, after
+// a while, ErrBusy or a *LockedError. It returns soon after ctx is done.
 func (u *Users) Check(ctx context.Context, l Login) error {
+	ctx, cancel := context.WithTimeout(ctx, inAll)
+	defer cancel()
 	if wait := u.throttle.Locked(l.Name, l.From); wait > 0 {
 		return u.refuse(ctx, wait)
 	}
@@ -224,6 +226,8 @@ func (u *Users) Check(ctx context.Context, l Login) error {
 		return nil
 	}
 	if err := u.gate.enter(ctx, network(l.From)); err != nil {
+		u.refused.Add(1)
+		u.pacer.wait(ctx)
 		return err
 	}
 	// While it waited others may have failed, or have been right.
