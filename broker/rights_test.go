@@ -328,9 +328,10 @@ func TestRightsAtConnect(t *testing.T) {
 	}
 	will := withWill(&packet.Will{Topic: []byte("secret"), Payload: []byte("x")})
 	refused("a", user("a"), will)
-	refused("x")                // nobody
-	refused("blade", user("a")) // the name of a service
-	refused("a", user("gone"))  // unknown by now
+	refused("x")                    // nobody
+	refused("blade", user("a"))     // the name of a service
+	refused("other", user("blade")) // a service under another name
+	refused("a", user("gone"))      // unknown by now
 	connect(t, b, packet.V5, "blade-2", user("blade")).leave("blade-2")
 
 	a := connect(t, b, packet.V5, "mine", user("a"), keep)

@@ -270,6 +270,21 @@ func (c *Config) login() Auth {
 	return c.Client.Auth
 }
 
+// Identity is who programs are to the broker: their user name, or the common name of the certificate that they show; "" is nobody.
+func (c *Config) Identity() string {
+	if l := c.login(); l.Enabled {
+		return l.Username
+	}
+	if t := c.Client.TLS; !t.Enabled || t.CertFile == "" {
+		return ""
+	}
+	pair, err := tls.LoadX509KeyPair(c.Client.TLS.CertFile, c.Client.TLS.KeyFile)
+	if err != nil || pair.Leaf == nil {
+		return "" // connecting says what is wrong with it
+	}
+	return pair.Leaf.Subject.CommonName
+}
+
 // ServiceOptions returns the options of the service with that id but for its Logger, with type and dependencies of its
 // definition when there is one. Its session is the service's own: client.client_id is not used.
 func (c *Config) ServiceOptions(id string) (service.Options, error) {

@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -59,7 +60,7 @@ const (
 // start: then there is no error.
 func (s *Service) claim(ctx context.Context) error {
 	o := s.o.Client
-	o.ID, o.CleanStart, o.SessionExpiry, o.DurableSession, o.Dir = "", true, -1, false, ""
+	o.ID, o.CleanStart, o.SessionExpiry, o.DurableSession, o.Dir = s.o.ID+"-"+rand.Text()[:8], true, -1, false, ""
 	o.Will, o.Birth, o.OnState = nil, nil, nil
 	o.Logger = slog.New(warnings{o.Logger.Handler()})
 	c, err := client.Connect(ctx, o)
@@ -141,7 +142,10 @@ func (s *Service) answers(ctx context.Context, c *client.Client, gone <-chan str
 	var p pong
 	err := c.Call(ctx, s.o.ID, "ping", nil, &p, client.AtLeastOnce())
 	var said *client.CommandError
+	var refused *client.RefusedError
 	switch {
+	case errors.As(err, &refused): // by the broker: nobody was asked
+		return false
 	case err == nil:
 		return p.ServiceID == "" || p.ServiceID == s.o.ID // not one whose type is called so
 	case !errors.As(err, &said):

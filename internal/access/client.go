@@ -62,13 +62,16 @@ type Client struct {
 	worker  bool
 }
 
-// Client returns what s may do. The error refuses it: nobody knows who it is, or its client id is the name of a service that it is not.
+// Client returns what s may do. The error refuses it: nobody knows who it is, or its client id is the name of a service that
+// it is not. That of a service is its name, or begins with it and a hyphen, since what is answered to a client goes by that.
 func (b *Bus) Client(s Subject) (*Client, error) {
 	worker := slices.Contains(s.Roles, Worker)
 	switch {
 	case s.Identity == "":
 		return nil, fmt.Errorf("access control needs to know who a client is: it has no user name")
 	case s.ClientID == s.Identity, s.ClientID == "":
+	case worker && !strings.HasPrefix(s.ClientID, s.Identity+"-"):
+		return nil, fmt.Errorf("client id %q: that of service %s has to be its name, or to begin with %q", s.ClientID, s.Identity, s.Identity+"-")
 	case b.IsService(s.ClientID):
 		return nil, fmt.Errorf("client id %q is the name of a service", s.ClientID)
 	}
@@ -106,7 +109,7 @@ func (c *Client) MaySend(name string, payload []byte) error {
 // checkSender decides on a name that a message has for its sender; broken is what is wrong with the message.
 func (c *Client) checkSender(name, sender string, broken error) error {
 	switch {
-	case sender == c.subject.Identity:
+	case sender == c.subject.Identity, c.worker && sender == c.subject.ClientID: // which begins with its name
 		return nil
 	case sender == "" && broken != nil:
 		return fmt.Errorf("its sender cannot be read: %w", broken)

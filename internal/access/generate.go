@@ -39,8 +39,8 @@ func Generate(bus *topic.Registry, services []Service) ([]Rule, error) {
 
 	const worker = "every service"
 	g.allow("", Worker, Publish, worker, "system/services/%u/#", "responses/+", "system/events/+", "system/logs/+", "safety/alerts/+",
-		"system/health_check")
-	g.allow("", Worker, Subscribe, worker, "commands/%u", "responses/%u", "system/services/+/#", "system/events/+", "system/health_check",
+		"system/health_check", "commands/%u")
+	g.allow("", Worker, Subscribe, worker, "commands/%u", "responses/%u", "responses/%c", "system/services/+/#", "system/events/+", "system/health_check",
 		"system/health", "safety/alerts/+")
 	for _, s := range services {
 		source := "service_definitions." + s.ID

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -53,6 +54,9 @@ func (a *App) SetAccess(c *config.Config) error {
 	}
 	if !c.Security.AccessControl.Enabled {
 		bus = nil
+	} else if t := c.Broker.TLS; a.users != nil && !a.users.Any() && !(t.Enabled && t.RequireCertificate) {
+		return errors.New("security.access_control.enabled needs to know who is who: add users with \"lawnberry user add\", one for each service " +
+			"by its name, or set broker.tls.require_certificate")
 	}
 	a.access.Store(bus)
 	if a.broker != nil {
@@ -69,7 +73,7 @@ func (a *App) authorize(l broker.Login, who broker.Identity) (broker.Rights, err
 		return nil, nil //nolint:nilnil // no rights to look at are all rights
 	}
 	var roles []string
-	if role := a.roles(who.User); role != "" {
+	if role := a.users.Role(who.User); role != "" {
 		roles = append(roles, role)
 	}
 	return bus.Client(bus.Subject(who.User, l.ClientID, roles...))

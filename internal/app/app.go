@@ -22,6 +22,7 @@ import (
 	"github.com/lawnberry/lawnberry/config"
 	"github.com/lawnberry/lawnberry/internal/access"
 	"github.com/lawnberry/lawnberry/internal/demo"
+	"github.com/lawnberry/lawnberry/internal/identity"
 	"github.com/lawnberry/lawnberry/internal/store"
 	"github.com/lawnberry/lawnberry/service"
 )
@@ -56,7 +57,7 @@ type App struct {
 	broker    *broker.Broker             // nil with a broker elsewhere
 	trusted   []byte                     // the password of what runs in this process
 	access    atomic.Pointer[access.Bus] // nil lets everyone do everything
-	roles     func(user string) string   // set before the broker starts
+	users     *identity.Users            // set before the broker starts
 	demo      *demo.Demo                 // nil without
 	never     chan struct{}              // never closed
 }
@@ -135,10 +136,6 @@ func (a *App) startBroker(ctx, beside context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	if t := o.Config.Broker.TLS; o.Config.Security.AccessControl.Enabled && !logins.users.Any() && !(t.Enabled && t.RequireCertificate) {
-		return errors.New("security.access_control.enabled needs to know who is who: add users with \"lawnberry user add\", one for each service " +
-			"by its name, or set broker.tls.require_certificate")
-	}
 	c := *o.Config
 	if yes := true; c.NeedsUsers() != "" { // and there are some, which the configuration does not know
 		c.Broker.AllowAnonymous = &yes
@@ -155,7 +152,7 @@ func (a *App) startBroker(ctx, beside context.Context, o Options) error {
 		options.Logger = a.log
 	}
 	options.Authenticate, options.Identify, options.Authorize = nil, logins.identify, a.authorize
-	a.roles = logins.users.Role
+	a.users = logins.users
 	if err := a.SetAccess(o.Config); err != nil {
 		return err
 	}

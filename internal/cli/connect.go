@@ -16,6 +16,7 @@ import (
 
 	"github.com/lawnberry/lawnberry/client"
 	"github.com/lawnberry/lawnberry/config"
+	"github.com/lawnberry/lawnberry/topic"
 )
 
 // connectTimeout is how long a verb waits for its broker.
@@ -103,7 +104,10 @@ func (d *dialler) options(t *tool) (client.Options, *config.Config, error) {
 			o.URL = socket
 		}
 	}
-	o.ID = randomID()                                          // the configured one is for one program; several verbs run at once
+	o.ID = randomID() // the configured one is for one program; several verbs run at once
+	if who := loaded.Config.Identity(); topic.CheckLevel("user", who) == nil && !strings.ContainsAny(who, "+#") {
+		o.ID = who + "-" + o.ID // as access control wants it of services
+	}
 	o.CleanStart, o.SessionExpiry, o.FailFast = true, -1, true // nothing of a verb outlives it
 	o.Dir = ""
 	if o.Logger, err = t.logger(nil, slog.LevelWarn); err != nil {

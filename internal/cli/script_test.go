@@ -112,6 +112,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits":      cmdExits,
 			"signal":     cmdSignal,
+			"hangup":     cmdHangup,
 			"occupy":     cmdOccupy,
 			"waitsocket": cmdWaitSocket,
 			"waitline":   cmdWaitLine,
@@ -153,6 +154,16 @@ func cmdSignal(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(c.Process.Signal(signals[args[0]]))
 		late := time.AfterFunc(5*time.Second, func() { _ = c.Process.Kill() })
 		ts.Defer(func() { late.Stop() })
+	}
+}
+
+// cmdHangup sends SIGHUP to everything in the background: hangup
+func cmdHangup(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 0 {
+		ts.Fatalf("usage: hangup")
+	}
+	for _, c := range ts.BackgroundCmds() {
+		ts.Check(c.Process.Signal(syscall.SIGHUP))
 	}
 }
 

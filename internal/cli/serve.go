@@ -5,6 +5,8 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -23,7 +25,10 @@ func (t *tool) serveVerb() *cobra.Command {
 		Short: "Run the broker",
 		Long: `serve runs the broker until SIGINT or SIGTERM, after which it ends cleanly within 5 seconds; a second signal ends it at
 once. It listens as the configuration says, and on the socket lawnberry.sock in the data directory. With --json, what it
-listens on is printed as JSON once it does.`,
+listens on is printed as JSON once it does.
+
+SIGHUP makes it read service_definitions and security.access_control again, and go by them at once. Users and certificates it takes in by
+itself; other keys need a restart.`,
 		Example: `  lawnberry serve
   LAWNBERRY_BROKER_PORT=1884 lawnberry serve --data-dir ./data
   lawnberry serve --config mower.yaml`,
@@ -60,17 +65,39 @@ func (t *tool) serve(ctx context.Context) error {
 			return errors.Join(err, stop(a.Stop, stopTimeout))
 		}
 	}
-	select {
-	case <-ctx.Done():
-		log.Info("stopping", "cause", context.Cause(ctx))
-	case <-a.Done():
-		return errors.Join(errors.New("the broker ended by itself, see the log"), stop(a.Stop, stopTimeout))
+	again := make(chan os.Signal, 1)
+	signal.Notify(again, syscall.SIGHUP)
+	defer signal.Stop(again)
+	for running := true; running; {
+		select {
+		case <-again:
+			t.reload(a, log)
+		case <-ctx.Done():
+			log.Info("stopping", "cause", context.Cause(ctx))
+			running = false
+		case <-a.Done():
+			return errors.Join(errors.New("the broker ended by itself, see the log"), stop(a.Stop, stopTimeout))
+		}
 	}
 	if err := stop(a.Stop, stopTimeout); err != nil {
 		return err
 	}
 	log.Info("stopped")
 	return nil
+}
+
+// reload takes in what the configuration says now about who may do what. One that cannot be used changes nothing.
+func (t *tool) reload(a *app.App, log *slog.Logger) {
+	loaded, err := t.load()
+	if err == nil {
+		logProblems(log, loaded)
+		err = a.SetAccess(loaded.Config)
+	}
+	if err != nil {
+		log.Error("configuration not taken in: who may do what stays as it was", "error", err)
+		return
+	}
+	log.Info("configuration taken in: who may do what; other keys need a restart", "access_control", loaded.Config.Security.AccessControl.Enabled)
 }
 
 // logProblems logs the warnings of a configuration.
