@@ -30,7 +30,7 @@ test: ## all tests, with the race detector; installs what they need on Debian, o
 conformance: ## docs/conformance.md, from the names of the tests
 	go test -count=1 ./internal/conformance -update
 
-chaos: ## the fault tests in their long form, with what they counted: kills, full disks, slow and hostile clients, guesses; half an hour
+chaos: ## the fault tests in their long form, with what they counted: kills, full disks, slow and hostile clients, guesses; forty minutes
 	@scripts/test-deps >/dev/null
 	@scripts/chaos
 

@@ -48,7 +48,7 @@ func TestGuessing(t *testing.T) {
 	login := func(id, user string) *peer {
 		return newPeer(peerOptions{ID: id, Username: user, Password: "password of " + user})
 	}
-	h := &healthy{pub: login("healthy-pub", "healthy"), sub: login("healthy-sub", "healthy")}
+	h := &healthy{fault: "guessing", times: guesses, pub: login("healthy-pub", "healthy"), sub: login("healthy-sub", "healthy")}
 	must(t, h.pub.connect(ctx, s.Addr), h.sub.connect(ctx, s.Addr), h.sub.subscribe(ctx, 2, "$healthy/#"))
 	flooding, stop := context.WithCancel(ctx)
 	h.stop = stop
@@ -125,7 +125,6 @@ func TestGuessing(t *testing.T) {
 		g.ends, g.failed, again.Load(), refused.Load())
 	t.Logf("a core was used for %.1f s: %.1f s for the services, %.1f s for %d hashes of %.0f ms, %.1f s beyond, %.2f%% of a core, %.0f µs a guess",
 		all, usual*took.Seconds(), float64(looked)*hash, looked, hash*1000, beyond, 100*beyond/took.Seconds(), beyond*1e6/float64(guesses))
-	tally(t, "guessing", guesses, balance{Published: int(again.Load()), Refused: 0, Lost: int(refused.Load())})
 	if got := looked + g.ends[packet.ConnectionRateExceeded] + g.ends[packet.ServerBusy]; got != guesses || g.failed > 0 {
 		t.Errorf("%d of %d guesses were refused", got, guesses)
 	}

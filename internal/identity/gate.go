@@ -9,11 +9,11 @@ import (
 
 // Bounds of the logins that wait.
 const (
-	maxWaiting = 64                     // for a hash
-	patience   = 3 * time.Second        // for a hash, or until a refusal is given
-	inAll      = 4 * time.Second        // for both; a broker gives a login five
-	batch      = 50                     // refusals that are given at once: one awakening for many
-	interval   = 500 * time.Millisecond // from one batch to the next
+	maxWaiting = 64              // for a hash
+	patience   = 3 * time.Second // for a hash, or until a refusal is given
+	inAll      = 4 * time.Second // for both; a broker gives a login five
+	batch      = 75              // refusals that are given at once: one awakening for many
+	interval   = time.Second     // from one batch to the next
 )
 
 // A gate lets one hash be computed at a time.

@@ -16,7 +16,7 @@
 // # Guessing
 //
 // See [Throttle]. What is refused for too many failures is not hashed, whatever the password. All refusals of logins that were not
-// looked at are given in batches, a hundred a second, so that who guesses in vain waits for it instead of the processor.
+// looked at are given in batches, 75 a second, so that who guesses in vain waits for it instead of the processor.
 package identity
 
 import (
