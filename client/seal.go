@@ -84,11 +84,13 @@ func (c *Client) sign(full string, m *message.Message, body []byte, will bool, p
 		subject.ID, subject.Timestamp = message.NewID(), message.Seconds(time.Now())
 	}
 	sig, err := c.sealer.signing.Sign(c.sealer.algorithm, &subject)
-	switch {
-	case err != nil && policy == VerifyRequired:
-		return nil, &ruleError{reason: ReasonNotSigned, cause: ErrNotSigned, text: "cannot be signed: " + err.Error() + hint(err, c.sealer.algorithm)}
-	case err != nil:
-		return nil, nil
+	if err != nil {
+		if policy == VerifyRequired {
+			err = &ruleError{reason: ReasonNotSigned, cause: ErrNotSigned, text: "cannot be signed: " + err.Error() + hint(err, c.sealer.algorithm)}
+		} else {
+			err = nil // it goes without
+		}
+		return nil, err
 	}
 	c.stats.signed.Add(1)
 	out := [][2]string{

@@ -151,7 +151,7 @@ func (s *spec) wanted() string {
 		return "a list, such as [a, b]"
 	case *[]any:
 		return "a list"
-	case *map[string]int, *map[string]ServiceDefinition:
+	case *map[string]int, *map[string]string, *map[string]ServiceDefinition:
 		return "a mapping, such as " + s.example
 	default:
 		if s.oneOf != nil {
@@ -225,6 +225,12 @@ func (s *spec) effective(c *Config, hide bool) any {
 		m := make(map[string]any, len(*p))
 		for k, v := range *p {
 			m[k] = int64(v)
+		}
+		return m
+	case *map[string]string:
+		m := make(map[string]any, len(*p))
+		for k, v := range *p {
+			m[k] = v
 		}
 		return m
 	case *map[string]ServiceDefinition:

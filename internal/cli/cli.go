@@ -146,7 +146,7 @@ func (t *tool) root() *cobra.Command {
 		}
 	}
 	add("run", t.serveVerb(), t.demoVerb())
-	add("use", t.pubVerb(), t.subVerb(), t.callVerb(), t.serviceVerbs(), t.alertVerbs(), t.topicVerbs(), t.aclVerbs())
+	add("use", t.pubVerb(), t.subVerb(), t.callVerb(), t.serviceVerbs(), t.alertVerbs(), t.topicVerbs(), t.aclVerbs(), t.keyVerbs())
 	add("about", t.configVerbs(), t.versionVerb(), t.completionVerb())
 	root.SetHelpCommand(helpVerb())
 	return root

@@ -63,7 +63,8 @@ func Generate(algorithm, identity string, delay time.Duration) (*Key, error) {
 		ID: now.Format("20060102") + "-" + hex.EncodeToString(random), Algorithm: algorithm, Identity: identity,
 		Created: now, Active: now.Add(delay), secret: secret,
 	}
-	return k, k.init()
+	err := k.init()
+	return k, err
 }
 
 // init checks k and makes what it works with.
