@@ -346,7 +346,8 @@ func TestEncryptedTopic(t *testing.T) {
 	}
 }
 
-// TestSigningOverV311: what requires a signature is refused by name, at once and from the outbox, and not taken in either.
+// TestSigningOverV311: what requires a signature is refused by name, at once and from the outbox, and not taken in either. (Without
+// the check in transmit the last one goes out.)
 func TestSigningOverV311(t *testing.T) {
 	t.Parallel()
 	b := startBroker(t)
@@ -392,7 +393,8 @@ func (c *Client) prepareOffline(name string, m message.Message) (*publication, e
 	return p, err
 }
 
-// TestSafetyUnsigned: on safety topics a wide policy requires nothing, and only a signature that does not fit is refused.
+// TestSafetyUnsigned: on safety topics a wide policy requires nothing, and only a signature that does not fit is refused. (With a policy
+// that makes no exception for them nothing arrives.)
 func TestSafetyUnsigned(t *testing.T) {
 	t.Parallel()
 	b := startBroker(t)
@@ -429,7 +431,7 @@ func TestSafetyUnsigned(t *testing.T) {
 	}
 }
 
-// TestRetainedAndWill are exempt from the window; commands are not.
+// TestRetainedAndWill are exempt from the window; what is neither is not. (Without the exemption neither arrives.)
 func TestRetainedAndWill(t *testing.T) {
 	t.Parallel()
 	b := startBroker(t)
