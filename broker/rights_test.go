@@ -382,6 +382,7 @@ func TestSenders(t *testing.T) {
 		{"blade", stop, say("blade", `{"event_type":"s","context":{"engaged":true,"Engaged":false}}`), false},
 		{"blade", stop, say("blade", `{"event_type":"s","context":{"engaged":0}}`), false},
 		{"blade", stop, "", false},
+		{"blade", stop, "\x8cLE\x01\x01k", false}, // encrypted: it could be a release
 		{"root:admin", stop, "", true},
 		{"root:admin", stop, say("root", release), true},
 	} {

@@ -33,6 +33,7 @@ type Client struct {
 	requests      requests
 	disk          *store.Store // of Options.Dir, else nil
 	spool         *spool       // the outbox on disk, else nil
+	sealer        *sealer      // of Options.Signing and Encryption, else nil
 	waits         sync.Pool    // of chan error with room for one, empty
 
 	life   context.Context    // of handlers; ends when Close begins
@@ -140,6 +141,9 @@ func newClient(o Options) (*Client, error) {
 			return nil, fmt.Errorf("uncompressed topics: %w", err)
 		}
 		c.uncompressed = append(c.uncompressed, full)
+	}
+	if c.sealer, err = newSealer(&o); err != nil {
+		return nil, err
 	}
 	if o.Will != nil { // better said now than at every attempt to connect
 		if _, err := c.will(o.Will, packet.V5); err != nil {

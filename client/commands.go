@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -182,7 +183,15 @@ func (s *commandServer) expired(r *Request) {
 // refuse answers a request that breaks a rule, which has been counted already. What can be read of it says where to.
 func (s *commandServer) refuse(d *Delivery) {
 	c := s.c
+	code := CodeBadParameters
 	m, _ := message.Decode(d.Message.Payload, c.opts.Limits)
+	if unproven(d.Invalid) {
+		// Whoever repeats or forges a command must not end the call of who has made it.
+		if isReplay(d.Invalid) || c.requests.knows(m.Metadata.CorrelationID) {
+			return
+		}
+		code = CodeRefused
+	}
 	if m.Metadata.Type == message.TypeResponse { // whoever sent it does not wait for an answer
 		return
 	}
@@ -190,7 +199,7 @@ func (s *commandServer) refuse(d *Delivery) {
 	if r.replyTo == "" && topic.CheckLevel("sender", r.Sender) == nil {
 		r.replyTo = "responses/" + r.Sender
 	}
-	c.answerRequest(r, nil, &CommandError{Code: CodeBadParameters, Message: "invalid message: " + d.Invalid.Error()}, 0)
+	c.answerRequest(r, nil, &CommandError{Code: code, Message: "invalid message: " + d.Invalid.Error()}, 0)
 }
 
 // run calls the handler and answers.
@@ -465,6 +474,13 @@ func (q *requests) answerOf(e *execution) *reply {
 	defer q.mu.Unlock()
 	e.repeated = !e.done
 	return e.answer
+}
+
+// knows reports whether a request with that correlation id has begun.
+func (q *requests) knows(correlation string) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return correlation != "" && slices.ContainsFunc(q.order, func(e *execution) bool { return e.correlation == correlation })
 }
 
 // cancel ends the context of the request with that correlation id.

@@ -48,6 +48,8 @@ type name struct {
 	absolute  string // full, as Publish takes it
 	status    bool   // system/services/+/status, which is exempt from the age limit
 	command   bool   // commands/+, whose deadline is judged by more than clocks
+	safety    bool   // safety/#
+	verify    Verification
 
 	subs    []*Subscription // whose filters match, without subscription identifiers
 	version uint64          // of the table of subscriptions, when subs was made
@@ -68,6 +70,8 @@ func (r *receiver) name(topicName []byte) *name {
 	n.rel, inside = r.c.opts.Topics.Relative(n.full)
 	n.status = inside && topic.Match("system/services/+/status", n.rel)
 	n.command = inside && topic.Match("commands/+", n.rel)
+	n.safety = inside && topic.Match("safety/#", n.rel)
+	n.verify = r.c.sealer.policy(n.full)
 	r.names[n.full] = n
 	return n
 }
@@ -97,6 +101,10 @@ func (r *receiver) publish() error {
 		}
 	}
 	targets, known := c.route(n, p, &in.d.Message)
+	if invalid == nil && in.proof != nil && len(targets) > 0 {
+		id, invalid = in.proof.id, c.sealer.replayed(in, p.Properties.SubscriptionIDs)
+		in.d.Invalid = invalid
+	}
 	if invalid != nil {
 		targets = debuggers(targets)
 	}
@@ -180,7 +188,14 @@ func copyOf(payload, correlation []byte) (message.Message, []byte) {
 func (c *Client) judge(in *inbound, n *name) (id string, err error) {
 	d := &in.d
 	lim := c.opts.Limits
-	m, err := message.Decode(d.Message.Payload, lim)
+	body, err := c.unseal(d, n)
+	var m message.Message
+	if err == nil {
+		m, err = message.Decode(body, lim)
+	}
+	if err == nil {
+		err = c.verify(in, n, &m, body)
+	}
 	if err == nil {
 		_, will := d.user(willKey)
 		if d.Retained || n.status || will {

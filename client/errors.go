@@ -25,6 +25,8 @@ var (
 	ErrNotStored    = errors.New("not stored")
 	ErrRateLimited  = errors.New("over the rate limit")
 	ErrSuperseded   = errors.New("superseded by a newer value")
+	ErrNotSigned    = errors.New("cannot be signed")
+	ErrNotEncrypted = errors.New("cannot be encrypted")
 )
 
 // ConnectError says why there is no connection to the broker.

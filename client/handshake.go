@@ -210,17 +210,20 @@ func (c *Client) will(w *Will, v packet.Version) (*packet.Will, error) {
 			m.Metadata.Sender = c.id
 		}
 	}
-	body, compressed, err := c.encode(full, &m)
+	e, err := c.encode(full, &m, true)
 	if err != nil {
 		return nil, fmt.Errorf("will on %s: %w", w.Topic, c.reject(sending, full, m.Metadata.ID, err))
 	}
-	p := &packet.Will{Topic: []byte(full), Payload: body, QoS: c.willQoS(full, w), Retain: w.Retain}
+	p := &packet.Will{Topic: []byte(full), Payload: e.body, QoS: c.willQoS(full, w), Retain: w.Retain}
 	if v == packet.V5 {
 		if !m.Raw {
 			p.Properties.ContentType = []byte(contentType)
 		}
-		if compressed {
+		if e.compressed {
 			p.Properties.User = append(p.Properties.User, packet.UserProperty{Key: []byte(encodingKey), Value: []byte(encodingGzip)})
+		}
+		for _, kv := range e.proof {
+			p.Properties.User = append(p.Properties.User, packet.UserProperty{Key: []byte(kv[0]), Value: []byte(kv[1])})
 		}
 		p.Properties.User = append(p.Properties.User, packet.UserProperty{Key: []byte(willKey), Value: []byte("1")})
 		if w.Delay > 0 {

@@ -15,6 +15,7 @@ type inbound struct {
 	id      uint16
 	qos     byte
 	pending atomic.Int32 // handlers that have not returned
+	proof   *proof       // its signature, which fits; nil without one
 
 	// Guarded by Client.mu.
 	subs   []*Subscription
@@ -275,6 +276,9 @@ func (c *Client) unpark(s *Subscription) {
 		}
 		in.parked = false
 		in.subs = []*Subscription{s}
+		if in.proof != nil {
+			_ = c.sealer.replayed(in, nil) // remembered as received from now on
+		}
 		if s.sink != nil {
 			c.finished(in)
 			s.sink(&in.d)

@@ -163,6 +163,9 @@ type Options struct {
 	Dir string
 	fs  vfs.FS // of Dir, for tests that inject faults; nil is the system's
 
+	Signing    *Signing    // nil neither signs nor verifies
+	Encryption *Encryption // nil neither encrypts nor decrypts
+
 	Commands     int // requests that ServeCommands handles at once, per call of it; 0 is 64
 	Limits       message.Limits
 	Uncompressed []string     // filters (relative or full) of topics whose messages are never compressed

@@ -192,12 +192,12 @@ func (c *Client) tryFill(p *publication, name string, m *message.Message) error 
 		m.Metadata.Sender = c.id
 	}
 	c.expire(p, m)
-	body, compressed, err := c.encode(full, m)
+	e, err := c.encode(full, m, false)
 	if err != nil {
 		return err
 	}
-	p.body = body
-	return c.properties(p, m, compressed)
+	p.body = e.body
+	return c.properties(p, m, &e)
 }
 
 // resolve returns the full form of a topic name.
@@ -265,21 +265,28 @@ func (c *Client) expire(p *publication, m *message.Message) {
 	}
 }
 
-// encode validates and encodes m for a full topic.
-func (c *Client) encode(full string, m *message.Message) (body []byte, compressed bool, err error) {
+// An encoded message is its body and what user properties say of it.
+type encoded struct {
+	body       []byte
+	compressed bool
+	proof      [][2]string // that it is signed or encrypted
+}
+
+// encode validates and encodes m for a full topic, signs and encrypts it.
+func (c *Client) encode(full string, m *message.Message, will bool) (e encoded, err error) {
 	lim := c.opts.Limits
 	if _, inside := c.opts.Topics.Relative(full); !inside {
 		lim.CompressAbove = -1
 	}
-	body, compressed, err = message.Encode(m, lim)
-	if compressed && c.mustStayPlain(full) {
+	if c.sealer.seals(full) {
+		return c.seal(full, m, will, lim)
+	}
+	e.body, e.compressed, err = message.Encode(m, lim)
+	if e.compressed && c.mustStayPlain(full) {
 		lim.CompressAbove = -1
-		body, compressed, err = message.Encode(m, lim)
+		e.body, e.compressed, err = message.Encode(m, lim)
 	}
-	if err != nil {
-		return nil, false, encodeError(err)
-	}
-	return body, compressed, nil
+	return e, encodeError(err)
 }
 
 // encodeError marks what is over the payload limit with ErrTooLarge.
@@ -301,10 +308,10 @@ func (c *Client) mustStayPlain(full string) bool {
 }
 
 // properties encodes what MQTT 5 carries beside the body. The usual ones are shared.
-func (c *Client) properties(p *publication, m *message.Message, compressed bool) error {
-	if p.response == "" && p.correlation == nil && len(p.user) == 0 {
+func (c *Client) properties(p *publication, m *message.Message, e *encoded) error {
+	if p.response == "" && p.correlation == nil && len(p.user) == 0 && len(e.proof) == 0 {
 		switch {
-		case compressed:
+		case e.compressed:
 			p.props = c.propsGzip
 		case !m.Raw:
 			p.props = c.propsJSON
@@ -327,8 +334,11 @@ func (c *Client) properties(p *publication, m *message.Message, compressed bool)
 		out.ResponseTopic = []byte(full)
 	}
 	out.CorrelationData = p.correlation
-	if compressed {
+	if e.compressed {
 		out.User = append(out.User, packet.UserProperty{Key: []byte(encodingKey), Value: []byte(encodingGzip)})
+	}
+	for _, kv := range e.proof {
+		out.User = append(out.User, packet.UserProperty{Key: []byte(kv[0]), Value: []byte(kv[1])})
 	}
 	for _, kv := range p.user {
 		if err := checkProperty(kv); err != nil {

@@ -24,6 +24,15 @@ const (
 	ReasonNotConnected message.Reason = "not_connected" // what belongs to one connection, which is lost
 	ReasonClosed       message.Reason = "closed"        // the client closes, or is closed
 	ReasonCancelled    message.Reason = "cancelled"     // its caller gave up before it was sent
+	ReasonNotSigned    message.Reason = "not_signed"    // its policy requires a signature, and none can be made
+	ReasonNotEncrypted message.Reason = "not_encrypted" // its topic is an encrypted one, and there is no key to do it with
+	ReasonUnsigned     message.Reason = "unsigned"      // its policy requires a signature, and there is none
+	ReasonUnknownKey   message.Reason = "unknown_key"   // signed or encrypted with a key that is not in the key file
+	ReasonAlgorithm    message.Reason = "algorithm"     // signed or encrypted by an algorithm that its key is not for
+	ReasonSignature    message.Reason = "signature"     // not what was signed, or not by its sender
+	ReasonStale        message.Reason = "stale"         // signed outside the window of time
+	ReasonReplayed     message.Reason = "replayed"      // signed, and received before
+	ReasonDecrypt      message.Reason = "decrypt"       // not what was encrypted
 	ReasonOther        message.Reason = "other"         // such as parameters whose MarshalJSON fails
 
 	ReasonDropped     message.Reason = "dropped"      // at a bound of ours: Stats.Dropped

@@ -107,7 +107,7 @@ func (s *commandServer) forward(r *Request, id string, m message.Message) bool {
 			p.response = topic.Absolute(d.ResponseTopic)
 		}
 		for _, kv := range d.User {
-			if kv[0] != encodingKey {
+			if kv[0] != encodingKey && !isProof(kv[0]) {
 				p.user = append(p.user, kv)
 			}
 		}

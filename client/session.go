@@ -282,6 +282,10 @@ func (c *Client) transmit(l *link, p *publication) {
 		c.leaveOut(l, p, &RefusedError{Op: "publish", Topic: p.topic, Code: byte(packet.RetainNotSupported)})
 		return
 	}
+	if l.version == packet.V311 && c.sealer.policy(p.topic) == VerifyRequired {
+		c.leaveOut(l, p, errNoProperties)
+		return
+	}
 	p.qos = min(p.qos, l.server.maxQoS) // [MQTT-3.2.2-11]
 	o := c.outgoing(p, p.again)
 	if size := o.Size(l.version); size > l.server.maxPacket { // [MQTT-3.2.2-15]

@@ -35,6 +35,10 @@ type Stats struct {
 	InFlight       int                       // messages sent and not acknowledged
 	Overruns       uint64                    // calls of handlers that took longer than their timeout
 	Handlers       []HandlerStats            // in the order of Subscribe
+	Signed         uint64                    // messages
+	Verified       uint64                    // received messages whose signature fits
+	Encrypted      uint64                    // messages
+	Decrypted      uint64                    // received messages
 	PendingCalls   int
 	RoundTrip      Quantiles // of QoS 1 and 2 acknowledgements
 	OneWay         Quantiles // now minus metadata.timestamp at receipt, of messages that are not retained
@@ -60,6 +64,8 @@ type counters struct {
 	unrecorded, unstored             atomic.Uint64
 	limited, conflated, delayed      atomic.Uint64
 	superseded                       atomic.Uint64
+	signed, verified                 atomic.Uint64
+	encrypted, decrypted             atomic.Uint64
 	roundTrip, oneWay                histogram
 
 	mu       sync.Mutex
@@ -74,6 +80,7 @@ func (c *Client) Stats() Stats {
 		Expired: n.expired.Load(), Dropped: n.dropped.Load(), Panics: n.panics.Load(), Overruns: n.overruns.Load(),
 		Unrecorded: n.unrecorded.Load(), Unstored: n.unstored.Load(),
 		RateLimited: n.limited.Load(), Conflated: n.conflated.Load(), Superseded: n.superseded.Load(), Delayed: n.delayed.Load(),
+		Signed: n.signed.Load(), Verified: n.verified.Load(), Encrypted: n.encrypted.Load(), Decrypted: n.decrypted.Load(),
 		RoundTrip: n.roundTrip.quantiles(), OneWay: n.oneWay.quantiles(),
 		PendingCalls:  c.calls.len(),
 		OutboxByClass: make(map[topic.Class]int),

@@ -19,6 +19,7 @@ func (c *Config) Check() Problems {
 	}
 	c.checkBroker(report)
 	c.checkClient(report)
+	c.checkSealing(report)
 	if c.Services.HeartbeatTimeout <= c.Services.HeartbeatInterval {
 		report(SeverityError, "services.heartbeat_timeout", "must be longer than services.heartbeat_interval, or every service would be taken for offline")
 	}

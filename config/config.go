@@ -180,15 +180,26 @@ type Retry struct {
 
 // Security configures protection beyond TLS and the broker's users.
 type Security struct {
-	Encryption    Algorithm
-	Signing       Algorithm
+	Encryption    Encryption
+	Signing       Signing
 	AccessControl AccessControl
 }
 
-// Algorithm switches a method on.
-type Algorithm struct {
+// Signing configures signatures.
+type Signing struct {
 	Enabled   bool
 	Algorithm string
+	KeyFile   string
+	Policies  map[string]string // off, verify or require, by filter
+	Window    time.Duration
+}
+
+// Encryption configures encrypted payloads.
+type Encryption struct {
+	Enabled   bool
+	Algorithm string
+	KeyFile   string
+	Topics    []string // filters
 }
 
 // AccessControl lists who may do what.
@@ -313,8 +324,8 @@ func Default() *Config {
 			Retry:       Retry{MaxRetries: 3, RetryDelay: 5 * time.Second, RetryBackoff: 2},
 		},
 		Security: Security{
-			Encryption: Algorithm{Algorithm: "AES-256-GCM"},
-			Signing:    Algorithm{Algorithm: "HMAC-SHA256"},
+			Encryption: Encryption{Algorithm: "aes-256-gcm"},
+			Signing:    Signing{Algorithm: "hmac-sha256", Policies: defaultPolicies(), Window: 30 * time.Second},
 		},
 		Monitoring: Monitoring{
 			Metrics:      Metrics{CollectionInterval: 60 * time.Second, RetentionPeriod: 24 * time.Hour},

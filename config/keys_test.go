@@ -64,8 +64,8 @@ protocols:
   compression: {enabled: false, threshold: 1001}
   retry: {max_retries: 4, retry_delay: 6, retry_backoff: 2.5}
 security:
-  encryption: {enabled: true, algorithm: AES}
-  signing: {enabled: true, algorithm: HMAC}
+  encryption: {enabled: true, algorithm: AES-256-GCM, key_file: keys, topics: [navigation/#]}
+  signing: {enabled: true, algorithm: ED25519, key_file: keys, policies: {"commands/+": verify, system/logs/+: off}, window: 31}
   access_control: {enabled: true, rules: [{identity: web, allow: [publish, subscribe], filter: "sensors/#"}, {deny: all, role: viewer, filter: commands/+}]}
 monitoring:
   metrics: {enabled: true, collection_interval: 61, retention_period: 86401}
@@ -115,8 +115,8 @@ func TestEveryKey(t *testing.T) {
 			t.Errorf("%s still has its default %v", s.path, before[s.path])
 		}
 	}
-	if keys != 100 {
-		t.Errorf("%d keys, want 100: tell everyKey of the new one", keys)
+	if keys != 105 {
+		t.Errorf("%d keys, want 105: tell everyKey of the new one", keys)
 	}
 }
 
@@ -213,6 +213,10 @@ func TestEnvironment(t *testing.T) {
 				file = "broker: {tls: {cert_file: a, key_file: b}}"
 			case "client.auth.enabled":
 				file = "client: {auth: {username: u}}"
+			case "security.signing.enabled":
+				file = "security: {signing: {key_file: k}}"
+			case "security.encryption.enabled":
+				file = "security: {encryption: {key_file: k, topics: [a]}}"
 			case "client.tls.certfile":
 				file = "client: {tls: {keyfile: k}}"
 			case "client.tls.keyfile":

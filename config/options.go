@@ -218,14 +218,22 @@ func (c *Config) ClientURL(dataDir string) string {
 //
 // To the own broker ([Config.OwnBroker]) it logs in with broker.auth unless client.auth is enabled or it shows a certificate
 // instead, and trusts the broker's own certificate unless client.tls is enabled. Unless they are set, the delays between attempts to
-// connect to it are within 1 s. It is an error when a file of certificates cannot be read.
+// connect to it are within 1 s. It is an error when a file of certificates cannot be read, or a key file of security is of no use.
 func (c *Config) ClientOptions() (client.Options, error) {
 	topics, err := c.Registry()
 	if err != nil {
 		return client.Options{}, err
 	}
+	if err := c.CheckKeys().Err(); err != nil {
+		return client.Options{}, err
+	}
+	signing, err := c.signing()
+	if err != nil {
+		return client.Options{}, err
+	}
 	cl := &c.Client
 	o := client.Options{
+		Signing: signing, Encryption: c.encryption(),
 		URL: c.ClientURL(""), ID: cl.ClientID, Topics: topics, CleanStart: cl.CleanSession, KeepAlive: cl.KeepAlive,
 		ReconnectDelay: cl.ReconnectDelay, MaxReconnect: cl.MaxReconnectDelay, ReconnectFactor: cl.ReconnectBackoff,
 		Outbox: client.Queue{Max: cl.QueueSize}, Limits: c.Limits(), Probe: cl.ProbeInterval,

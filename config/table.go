@@ -18,8 +18,6 @@ const (
 // Reasons that several keys share.
 const (
 	noRetry     = "messages are repeated by the MQTT session itself; there is no second layer of attempts"
-	noEncrypt   = "payloads are not encrypted yet: use broker.tls"
-	noSigning   = "messages are not signed yet"
 	noMetrics   = "metrics are not exported yet"
 	noCheckTime = "how long a service may be silent is its own lease, which it announces (services.heartbeat_timeout)"
 	noWebBridge = "the bridge for browsers is not there yet"
@@ -192,13 +190,28 @@ func specs() []*spec {
 			doc: "The delay grows by this factor with each attempt.", unsupported: noRetry},
 
 		{path: "security.encryption.enabled", at: func(c *Config) any { return &c.Security.Encryption.Enabled },
-			doc: "Encrypt payloads.", unsupported: noEncrypt, works: off(func(c *Config) *bool { return &c.Security.Encryption.Enabled })},
+			doc: "Encrypt the payloads of the topics below, and decrypt whatever was encrypted with a key of the key file. See docs/security.md."},
 		{path: "security.encryption.algorithm", at: func(c *Config) any { return &c.Security.Encryption.Algorithm },
-			doc: "Method.", unsupported: noEncrypt},
+			doc: "Method: aes-256-gcm."},
+		{path: "security.encryption.key_file", at: func(c *Config) any { return &c.Security.Encryption.KeyFile }, isPath: true,
+			doc: "Keys, made by lawnberry key new --algorithm aes-256-gcm; mode 0600. A changed file is taken up within a second. A relative path " +
+				"starts at this file."},
+		{path: "security.encryption.topics", at: func(c *Config) any { return &c.Security.Encryption.Topics }, item: checkFilter,
+			example: `["navigation/#", vision/detections]`,
+			doc:     "Filters of topics whose payloads are encrypted. Programs without the key read none of them."},
 		{path: "security.signing.enabled", at: func(c *Config) any { return &c.Security.Signing.Enabled },
-			doc: "Sign messages.", unsupported: noSigning, works: off(func(c *Config) *bool { return &c.Security.Signing.Enabled })},
+			doc: "Sign messages and verify signatures, as the policies below say. It needs MQTT 5. See docs/security.md."},
 		{path: "security.signing.algorithm", at: func(c *Config) any { return &c.Security.Signing.Algorithm },
-			doc: "Method.", unsupported: noSigning},
+			doc: "What is signed with: hmac-sha256 (everyone has the same key) or ed25519 (who verifies cannot sign). Both are verified."},
+		{path: "security.signing.key_file", at: func(c *Config) any { return &c.Security.Signing.KeyFile }, isPath: true,
+			doc: "Keys, made by lawnberry key new; mode 0600. It may be that of security.encryption. A changed file is taken up within a second. " +
+				"A relative path starts at this file."},
+		{path: "security.signing.policies", at: func(c *Config) any { return &c.Security.Signing.Policies }, item: checkFilter,
+			example: `{commands/+: require, "system/#": verify, system/logs/+: off}`,
+			doc: "By filter of topics, the most specific first: off; verify (sign, and refuse wrong signatures but not messages without one); require (a " +
+				"signature). What no filter matches is off. Below safety/ require holds only by a filter that begins with safety: a stop must arrive."},
+		{path: "security.signing.window", at: func(c *Config) any { return &c.Security.Signing.Window }, min: 0.1, max: 86400,
+			doc: "How far the time of a signed message may be from the clock here, either way. What waited longer for a connection is refused."},
 		{path: "security.access_control.enabled", at: func(c *Config) any { return &c.Security.AccessControl.Enabled },
 			doc: "Everyone may do what the rules allow and nothing else. Rules follow from service_definitions and from the roles of users; " +
 				"see lawnberry acl ls. It needs users who log in."},
@@ -291,7 +304,7 @@ func (s *spec) typeName() string {
 		return "true or false"
 	case *[]string, *[]any:
 		return "list"
-	case *map[string]int, *map[string]bool, *map[string]ServiceDefinition:
+	case *map[string]int, *map[string]bool, *map[string]string, *map[string]ServiceDefinition:
 		return "mapping"
 	default:
 		return "text"
@@ -306,7 +319,7 @@ func (s *spec) secret() bool {
 // inEnvironment reports whether one environment variable can hold the value: mappings and rules are too much for it.
 func (s *spec) inEnvironment() bool {
 	switch s.at(&Config{}).(type) {
-	case *[]any, *map[string]int, *map[string]bool, *map[string]ServiceDefinition:
+	case *[]any, *map[string]int, *map[string]bool, *map[string]string, *map[string]ServiceDefinition:
 		return false
 	}
 	return true

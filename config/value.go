@@ -151,7 +151,7 @@ func (s *spec) wanted() string {
 		return "a list, such as [a, b]"
 	case *[]any:
 		return "a list"
-	case *map[string]int, *map[string]bool, *map[string]ServiceDefinition:
+	case *map[string]int, *map[string]bool, *map[string]string, *map[string]ServiceDefinition:
 		return "a mapping, such as " + s.example
 	default:
 		if s.oneOf != nil {
@@ -228,6 +228,12 @@ func (s *spec) effective(c *Config, hide bool) any {
 		}
 		return m
 	case *map[string]bool:
+		m := make(map[string]any, len(*p))
+		for k, v := range *p {
+			m[k] = v
+		}
+		return m
+	case *map[string]string:
 		m := make(map[string]any, len(*p))
 		for k, v := range *p {
 			m[k] = v

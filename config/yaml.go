@@ -285,6 +285,8 @@ func (l *loader) value(s *spec, e entry) {
 		l.numbers(s, n, p)
 	case *map[string]bool:
 		l.exceptions(s, n, p)
+	case *map[string]string:
+		l.policies(s, n, p)
 	case *map[string]ServiceDefinition:
 		l.definitions(s, n, p)
 	case *[]any:
@@ -455,6 +457,32 @@ func (l *loader) exceptions(s *spec, n *yaml.Node, p *map[string]bool) {
 		}
 		m[e.key] = false
 		l.origins[joinPath(s.path, e.key)] = Origin{File: l.file, Line: v.Line, column: v.Column}
+	}
+	*p = m
+}
+
+// policies reads a mapping of texts to ways to verify.
+func (l *loader) policies(s *spec, n *yaml.Node, p *map[string]string) {
+	if n.Kind != yaml.MappingNode {
+		l.report(l.inFile(n, SeverityError, s.path, "this is "+describe(n)+", want "+s.wanted()))
+		return
+	}
+	m := map[string]string{}
+	for _, e := range l.entries(s.path, n, 0) {
+		path := joinPath(s.path, shorten(e.key))
+		v := follow(e.value)
+		policy, err := client.ParseVerification(v.Value)
+		switch why := s.checkText(e.key); {
+		case why != "":
+			l.report(l.inFile(e.node, SeverityError, s.path, why))
+		case v.Kind != yaml.ScalarNode:
+			l.report(l.inFile(v, SeverityError, path, "this is "+describe(v)+", want off, verify or require"))
+		case err != nil:
+			l.report(l.inFile(v, SeverityError, path, quote(v.Value)+" is unknown, want off, verify or require"))
+		default:
+			m[e.key] = policy.String()
+			l.origins[joinPath(s.path, e.key)] = Origin{File: l.file, Line: v.Line, column: v.Column}
+		}
 	}
 	*p = m
 }

@@ -12,6 +12,23 @@ import (
 // IsCompressed reports whether body begins as gzip does.
 func IsCompressed(body []byte) bool { return len(body) >= 2 && body[0] == 0x1f && body[1] == 0x8b }
 
+// Compress returns an encoded envelope compressed, as Encode does above lim.CompressAbove; ok is false if it stays as it is.
+func Compress(body []byte, lim Limits) (small []byte, ok bool) {
+	if !lim.compresses(len(body)) {
+		return nil, false
+	}
+	small = deflate(body)
+	return small, small != nil
+}
+
+// Inflate returns what body inflates to, or body itself if it is not compressed. The error is an *[Error].
+func Inflate(body []byte, lim Limits) ([]byte, error) {
+	if err := lim.checkSize(len(body)); err != nil || !IsCompressed(body) {
+		return body, err
+	}
+	return inflate(body, &lim)
+}
+
 // A compressor is a gzip writer with the buffer that it writes to. Making one costs far more than using it.
 type compressor struct {
 	out bytes.Buffer

@@ -149,7 +149,7 @@ func (t *tool) root() *cobra.Command {
 	}
 	add("run", t.serveVerb(), t.demoVerb(), t.initVerb())
 	add("use", t.pubVerb(), t.subVerb(), t.callVerb(), t.serviceVerbs(), t.alertVerbs(), t.topicVerbs())
-	add("secure", t.userVerbs(), t.certVerbs(), t.aclVerbs())
+	add("secure", t.userVerbs(), t.certVerbs(), t.aclVerbs(), t.keyVerbs())
 	add("about", t.configVerbs(), t.versionVerb(), t.completionVerb())
 	root.SetHelpCommand(helpVerb())
 	return root

@@ -120,6 +120,7 @@ func (t *tool) checkConfig(path string, strict bool) error {
 		return err
 	default:
 		v.Problems = append(v.Problems, t.settleUsers(loaded, loaded.Problems)...)
+		v.Problems = append(v.Problems, loaded.Config.CheckKeys()...)
 	}
 	wrong, warned := 0, 0
 	for _, p := range v.Problems {
