@@ -54,7 +54,7 @@ func TestSignedByPython(t *testing.T) {
 	}
 	secret := base64.StdEncoding.EncodeToString([]byte("0123456789abcdef0123456789abcdef"))
 	file := filepath.Join(t.TempDir(), "keys")
-	line := fmt.Sprintf(`{"id":"python","algorithm":"hmac-sha256","key":"%s","identity":"python","created":"2026-01-01T00:00:00Z"}`, secret)
+	line := fmt.Sprintf(`{"id":"python","algorithm":"hmac-sha256","key":%q,"identity":"python","created":"2026-01-01T00:00:00Z"}`, secret)
 	if err := os.WriteFile(file, []byte(line), 0o600); err != nil {
 		t.Fatal(err)
 	}
