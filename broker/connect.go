@@ -229,6 +229,7 @@ func (b *Broker) examine(c *conn, p *packet.Connect) (packet.Code, string) {
 		return code, reason
 	}
 	var err error
+	c.changes = b.entitled.changes.Load()
 	if c.grant, err = b.authorize(c.login(p), c.identity); err != nil {
 		return packet.NotAuthorized, err.Error()
 	}
@@ -340,6 +341,9 @@ func (b *Broker) hold(c *conn, id string, clean bool, expiry time.Duration, dura
 		b.tree.store(s, &t)
 	}
 	b.finish(&t)
+	if c.changes != b.entitled.changes.Load() { // Reauthorize did not see c hold its session
+		b.reauthorize(s)
+	}
 	if t.wanted {
 		g = t.durable()
 	}

@@ -1,6 +1,9 @@
 package broker
 
 import (
+	"sync"
+	"sync/atomic"
+
 	"github.com/lawnberry/lawnberry/internal/packet"
 )
 
@@ -17,14 +20,23 @@ type Rights interface {
 	MayReceive(topic string) bool
 }
 
-// maxDenials is how many topics of one connection the log names at level warning.
-const maxDenials = 100
+// What the log has of one connection is bounded.
+const (
+	maxDenials     = 100 // topics that it names at level warning
+	maxDeniedTopic = 256 // bytes of each
+)
 
 // A grant is what one session may do; nil is everything.
 type grant struct {
 	login  Login // whom it was given to, without the password
 	who    Identity
 	rights Rights
+}
+
+// entitlement is what has been asked for rights, and orders it: who asks while they change asks again.
+type entitlement struct {
+	mu      sync.Mutex    // held while Options.Authorize is asked again, so that an older answer never replaces a newer one
+	changes atomic.Uint64 // how often Reauthorize was called
 }
 
 // authorize asks what the client of l may do.
@@ -47,6 +59,7 @@ func (b *Broker) Reauthorize() {
 	if b.options.Authorize == nil {
 		return
 	}
+	b.entitled.changes.Add(1) // a client that is about to take a session asks again
 	b.mu.Lock()
 	sessions := make([]*session, 0, len(b.sessions))
 	for _, s := range b.sessions {
@@ -54,22 +67,30 @@ func (b *Broker) Reauthorize() {
 	}
 	b.mu.Unlock()
 	for _, s := range sessions {
-		g := s.grant.Load()
-		if g == nil {
-			continue
-		}
-		now, err := b.authorize(g.login, g.who)
-		if err != nil {
-			now = &grant{g.login, g.who, nothing{}}
-		}
-		s.mu.Lock()
-		if s.grant.Load() == g { // else another client has taken it meanwhile
-			s.setGrant(now)
-			if err != nil && s.conn != nil {
-				s.conn.stopLocked(packet.NotAuthorized, err.Error())
-			}
-		}
-		s.mu.Unlock()
+		b.reauthorize(s)
+	}
+}
+
+// reauthorize asks again what the client of s may do.
+func (b *Broker) reauthorize(s *session) {
+	b.entitled.mu.Lock()
+	defer b.entitled.mu.Unlock()
+	g := s.grant.Load()
+	if g == nil {
+		return
+	}
+	now, err := b.authorize(g.login, g.who)
+	if err != nil {
+		now = &grant{g.login, g.who, nothing{}}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.grant.Load() != g { // another client has taken it meanwhile, and looks itself whether what it was told still holds
+		return
+	}
+	s.setGrant(now)
+	if err != nil && s.conn != nil {
+		s.conn.stopLocked(packet.NotAuthorized, err.Error())
 	}
 }
 
@@ -115,6 +136,9 @@ func (g *grant) mayPublish(topic string, payload []byte) (reason string, ok bool
 // deny counts and logs that something was refused for want of a right.
 func (c *conn) deny(verb, topic, reason string) {
 	c.broker.stats.denied.Add(1)
+	if len(topic) > maxDeniedTopic {
+		topic = topic[:maxDeniedTopic] + "..."
+	}
 	log := c.broker.log.Debug
 	if key := verb + " " + topic; len(c.denials) < maxDenials && !c.denials[key] {
 		if c.denials == nil {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/lawnberry/lawnberry/internal/access"
@@ -391,5 +392,35 @@ func TestSenders(t *testing.T) {
 			t.Errorf("%s on %s: %s: %v", tt.user, tt.topic, tt.payload, code)
 		}
 		c.leave(name)
+	}
+}
+
+// Rights that change while a client is being let in hold for it too: without asking again it keeps those of before for as long as it stays.
+func TestRightsChangeDuringConnect(t *testing.T) {
+	t.Parallel()
+	for _, resumed := range []bool{false, true} {
+		everything := access.Rule{Allow: true, Verbs: access.All, Filter: "#"}
+		o, set := ruled(t, nil, everything)
+		ask := o.Authorize
+		var b *Broker
+		var armed atomic.Bool
+		armed.Store(!resumed)
+		o.Authorize = func(l Login, who Identity) (Rights, error) {
+			r, err := ask(l, who)
+			if armed.CompareAndSwap(true, false) {
+				set(access.Rule{Verbs: access.All, Filter: "secret"}, everything)
+				b.Reauthorize()
+			}
+			return r, err
+		}
+		b = start(t, o)
+		if resumed {
+			connect(t, b, packet.V5, "a", user("a"), keep).leave("a")
+			armed.Store(true)
+		}
+		a := connect(t, b, packet.V5, "a", user("a"), keep)
+		if code := a.publish("secret", "x", 1); code != packet.NotAuthorized {
+			t.Errorf("resumed %v: got %v", resumed, code)
+		}
 	}
 }
