@@ -315,7 +315,7 @@ func TestRightsOfSharedSubscriptions(t *testing.T) {
 
 func TestRightsAtConnect(t *testing.T) {
 	t.Parallel()
-	services := []access.Service{{ID: "blade", Type: "actuator"}}
+	services := []access.Service{{ID: "blade", Type: "actuator"}, {ID: "blade-top", Type: "actuator"}}
 	everything := access.Rule{Allow: true, Verbs: access.All, Filter: "#"}
 	o, set := ruled(t, services, access.Rule{Verbs: access.Publish, Filter: "secret"}, everything)
 	b := start(t, o)
@@ -329,10 +329,11 @@ func TestRightsAtConnect(t *testing.T) {
 	}
 	will := withWill(&packet.Will{Topic: []byte("secret"), Payload: []byte("x")})
 	refused("a", user("a"), will)
-	refused("x")                    // nobody
-	refused("blade", user("a"))     // the name of a service
-	refused("other", user("blade")) // a service under another name
-	refused("a", user("gone"))      // unknown by now
+	refused("x")                          // nobody
+	refused("blade", user("a"))           // the name of a service
+	refused("other", user("blade"))       // a service under another name
+	refused("blade-top-1", user("blade")) // one of another service whose name is longer
+	refused("a", user("gone"))            // unknown by now
 	connect(t, b, packet.V5, "blade-2", user("blade")).leave("blade-2")
 
 	a := connect(t, b, packet.V5, "mine", user("a"), keep)
@@ -349,6 +350,15 @@ func TestRightsAtConnect(t *testing.T) {
 	if got := watcher.gathered(); len(got) > 0 {
 		t.Errorf("got %q", got)
 	}
+}
+
+// wide returns an ASCII text in UTF-16.
+func wide(text string) string {
+	var b []byte
+	for i := range len(text) {
+		b = append(b, text[i], 0)
+	}
+	return string(b)
 }
 
 // A service speaks for itself, and an emergency stop is ended by those who have the right.
@@ -382,6 +392,16 @@ func TestSenders(t *testing.T) {
 		{"blade", stop, say("blade", release), false},
 		{"blade", stop, say("blade", `{"event_type":"s","context":{"engaged":true,"Engaged":false}}`), false},
 		{"blade", stop, say("blade", `{"event_type":"s","context":{"engaged":0}}`), false},
+		{"blade", stop, say("blade", `{"event_type":"s","context":{"engaged":false},"context":{}}`), false},
+		{"blade", stop, `{"event_type":"s","context":{"engaged":false}}`, false},
+		{"blade", stop, `{"payload":{"context":{"engaged":false}}}`, false},
+		{"blade", stop, `{"context":{"engaged":true,"drive":{"engaged":false}}}`, true},
+		{"blade", stop, "\ufeff" + say("blade", release), false},
+		{"blade", events, "\ufeff" + say("safety", `{"event_type":"x"}`), false},
+		{"blade", events, wide(say("safety", `{"event_type":"x"}`)), false},
+		{"blade", events, "\xff\xfe" + wide(say("safety", `{"event_type":"x"}`)), false},
+		{"blade", events, "\x00\x01binary", true},
+		{"blade", events, strings.Replace(say("blade", strings.Repeat("[", 100)+strings.Repeat("]", 100)), `"payload"`, `"metadata":{"sender":"blade"},"payload"`, 1), false},
 		{"blade", stop, "", false},
 		{"root:admin", stop, "", true},
 		{"root:admin", stop, say("root", release), true},
