@@ -235,7 +235,7 @@ func (b *Broker) examine(c *conn, p *packet.Connect) (packet.Code, string) {
 	}
 	if p.Will != nil {
 		topic := string(p.Will.Topic)
-		if reason, ok := c.grant.mayPublish(topic, p.Will.Payload); !ok {
+		if reason, ok := c.grant.mayPublish(topic, p.Will.Payload, p.Will.Retain && p.Will.Properties.MessageExpiry.OK); !ok {
 			return packet.NotAuthorized, "its Will: " + reason
 		}
 		if reserved(topic) {

@@ -11,9 +11,9 @@ import (
 type Rights interface {
 	// MayPublish reports whether messages may be published on a topic, a Will included.
 	MayPublish(topic string) bool
-	// MaySend looks at one message on a topic on which messages may be published. payload is valid during the call. The
-	// error says why not.
-	MaySend(topic string, payload []byte) error
+	// MaySend looks at one message on a topic on which messages may be published. payload is valid during the call. fades is that
+	// it is to be retained, in the place of what was, and has an expiry interval, after which there is neither. The error says why not.
+	MaySend(topic string, payload []byte, fades bool) error
 	// MaySubscribe reports whether there is anything in a topic filter that the client may receive; it may be a shared one.
 	MaySubscribe(filter string) bool
 	// MayReceive reports whether messages of a topic may be delivered to the client.
@@ -97,10 +97,10 @@ func (b *Broker) reauthorize(s *session) {
 // nothing is the rights of a client that would not be let in any more.
 type nothing struct{}
 
-func (nothing) MayPublish(string) bool       { return false }
-func (nothing) MaySend(string, []byte) error { return nil }
-func (nothing) MaySubscribe(string) bool     { return false }
-func (nothing) MayReceive(string) bool       { return false }
+func (nothing) MayPublish(string) bool             { return false }
+func (nothing) MaySend(string, []byte, bool) error { return nil }
+func (nothing) MaySubscribe(string) bool           { return false }
+func (nothing) MayReceive(string) bool             { return false }
 
 // setGrant puts what the session may do in force; what is queued is looked at again. Caller holds mu.
 func (s *session) setGrant(g *grant) {
@@ -120,14 +120,14 @@ func (s *session) mayStillReceive(it *item) bool {
 }
 
 // mayPublish reports whether a message may be published, and why not.
-func (g *grant) mayPublish(topic string, payload []byte) (reason string, ok bool) {
+func (g *grant) mayPublish(topic string, payload []byte, fades bool) (reason string, ok bool) {
 	if g == nil || g.rights == nil {
 		return "", true
 	}
 	if !g.rights.MayPublish(topic) {
 		return "no right to publish on this topic", false
 	}
-	if err := g.rights.MaySend(topic, payload); err != nil {
+	if err := g.rights.MaySend(topic, payload, fades); err != nil {
 		return err.Error(), false
 	}
 	return "", true

@@ -444,3 +444,37 @@ func TestRightsChangeDuringConnect(t *testing.T) {
 		}
 	}
 }
+
+// An emergency stop that takes the place of the retained one and expires would end it without the right to.
+func TestEmergencyStopDoesNotFade(t *testing.T) {
+	t.Parallel()
+	o, _ := ruled(t, nil)
+	b := start(t, o)
+	const stop = "lawnberry/safety/emergency_stop"
+	retained := func(p *packet.Publish) { p.Retain = true }
+	expiring := func(p *packet.Publish) { p.Properties.MessageExpiry = packet.Some(uint32(1)) }
+	for _, tt := range []struct {
+		user    string
+		options []func(*packet.Publish)
+		allowed bool
+	}{
+		{"guest", []func(*packet.Publish){retained}, true},
+		{"guest", []func(*packet.Publish){retained, expiring}, false},
+		{"guest", []func(*packet.Publish){expiring}, true},
+		{"root:admin", []func(*packet.Publish){retained, expiring}, true},
+	} {
+		name, _, _ := strings.Cut(tt.user, ":")
+		c := connect(t, b, packet.V5, name, user(tt.user))
+		if code := c.publish(stop, "stop", 1, tt.options...); (code < 0x80) != tt.allowed {
+			t.Errorf("%s, %d options: %v", tt.user, len(tt.options), code)
+		}
+		c.leave(name)
+	}
+	c := dial(t, b, "tcp")
+	will := &packet.Will{Topic: []byte(stop), Payload: []byte("stop"), Retain: true}
+	will.Properties.MessageExpiry = packet.Some(uint32(1))
+	if ack := c.connect(packet.V5, "guest", user("guest"), withWill(will)); ack.Code != packet.NotAuthorized {
+		t.Errorf("its Will: %v", ack.Code)
+	}
+	c.closes()
+}

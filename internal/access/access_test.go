@@ -183,7 +183,7 @@ func BenchmarkMay(b *testing.B) {
 	b.Run("MaySend", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			if err := c.MaySend("lawnberry/sensors/gps/data", payload); err != nil {
+			if err := c.MaySend("lawnberry/sensors/gps/data", payload, false); err != nil {
 				b.Fatal(err)
 			}
 		}

@@ -95,13 +95,16 @@ func (c *Client) MayReceive(name string) bool { return c.May(Subscribe, name) }
 func (c *Client) MaySubscribe(filter string) bool { return c.ExplainFilter(filter).Allowed }
 
 // MaySend looks into a message on a topic on which messages may be published: is its sender who it says, and if it ends an
-// emergency stop, does the client have that right?
-func (c *Client) MaySend(name string, payload []byte) error {
+// emergency stop, does the client have that right? An emergency stop that takes the place of the retained one and then fades ends it too.
+func (c *Client) MaySend(name string, payload []byte, fades bool) error {
 	if !strings.HasPrefix(name, c.bus.prefix) {
 		return nil
 	}
 	if len(payload) == 0 {
 		return c.mayRelease(name, true)
+	}
+	if err := c.mayRelease(name, fades); err != nil {
+		return fmt.Errorf("with an expiry interval it ends by itself: %w", err)
 	}
 	m, err := message.Decode(payload, message.Limits{MaxPayload: maxMessage})
 	if m.Raw {
