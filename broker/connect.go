@@ -2,6 +2,7 @@ package broker
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -260,7 +261,7 @@ func (c *conn) login(p *packet.Connect) Login {
 // identify finds out who c is.
 func (b *Broker) identify(c *conn, p *packet.Connect) (err error) {
 	l := c.login(p)
-	b.claim(c, Client{ID: l.ClientID, User: l.Username, Remote: c.remote})
+	b.claim(c, Client{ID: l.ClientID, User: cmp.Or(l.Username, l.Certificate), Remote: c.remote})
 	ctx, cancel := context.WithTimeout(b.ctx, b.limits.handshake)
 	defer cancel()
 	switch {
