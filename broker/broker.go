@@ -158,6 +158,7 @@ type Broker struct {
 	retained   retained
 	connecting striped
 	stats      counters
+	entitled   entitlement
 	buffers    sync.Pool
 
 	running   sync.WaitGroup // listeners, connections, housekeeping

@@ -36,6 +36,7 @@ type conn struct {
 	late        bool // the client has asked whether it may acknowledge late, and so takes late answers
 	durable     bool // the session is kept in the store
 	grant       *grant
+	changes     uint64 // of the rights, when grant was asked for
 
 	waiting   atomic.Int64 // broker.now since when the reader waits for a packet; 0 while it handles one
 	stopped   atomic.Bool  // stopping, for the reader

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -229,12 +230,13 @@ func (b *Broker) examine(c *conn, p *packet.Connect) (packet.Code, string) {
 		return code, reason
 	}
 	var err error
+	c.changes = b.entitled.changes.Load()
 	if c.grant, err = b.authorize(c.login(p), c.identity); err != nil {
 		return packet.NotAuthorized, err.Error()
 	}
 	if p.Will != nil {
 		topic := string(p.Will.Topic)
-		if reason, ok := c.grant.mayPublish(topic, p.Will.Payload); !ok {
+		if reason, ok := c.grant.mayPublish(topic, p.Will.Payload, p.Will.Retain && p.Will.Properties.MessageExpiry.OK); !ok {
 			return packet.NotAuthorized, "its Will: " + reason
 		}
 		if reserved(topic) {
@@ -259,7 +261,7 @@ func (c *conn) login(p *packet.Connect) Login {
 // identify finds out who c is.
 func (b *Broker) identify(c *conn, p *packet.Connect) (err error) {
 	l := c.login(p)
-	b.claim(c, Client{ID: l.ClientID, User: l.Username, Remote: c.remote})
+	b.claim(c, Client{ID: l.ClientID, User: cmp.Or(l.Username, l.Certificate), Remote: c.remote})
 	ctx, cancel := context.WithTimeout(b.ctx, b.limits.handshake)
 	defer cancel()
 	switch {
@@ -340,6 +342,9 @@ func (b *Broker) hold(c *conn, id string, clean bool, expiry time.Duration, dura
 		b.tree.store(s, &t)
 	}
 	b.finish(&t)
+	if c.changes != b.entitled.changes.Load() { // Reauthorize did not see c hold its session
+		b.reauthorize(s)
+	}
 	if t.wanted {
 		g = t.durable()
 	}

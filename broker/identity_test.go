@@ -2,6 +2,8 @@ package broker
 
 import (
 	"context"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"os"
@@ -224,5 +226,27 @@ func TestSessionIsAdopted(t *testing.T) {
 		}
 		c.send(&packet.Disconnect{})
 		c.closes()
+	}
+}
+
+// A client that shows a certificate and no user name is found by Disconnect while it is examined.
+func TestDisconnectFindsCertificateBeforeItIsLetIn(t *testing.T) {
+	t.Parallel()
+	found := 0
+	var b *Broker
+	b = start(t, Options{Identify: func(_ context.Context, l Login) (Identity, error) {
+		found = b.Disconnect(func(c Client) bool { return c.User == "ann" }, "user ann is disabled", false)
+		return Identity{User: l.Certificate}, nil
+	}})
+	s := &secured{b: b}
+	s.chains.Store(&[][]*x509.Certificate{{{Subject: pkix.Name{CommonName: "ann"}}}})
+	c := &conn{broker: b, nc: s}
+	if !b.admit(c) {
+		t.Fatal("not admitted")
+	}
+	err := b.identify(c, &packet.Connect{})
+	b.forget(c)
+	if err != nil || found != 1 || c.unwanted == "" {
+		t.Errorf("%d found, to end for %q: %v", found, c.unwanted, err)
 	}
 }

@@ -192,7 +192,7 @@ func (c *conn) onPublish(first byte, body []byte) error {
 	r := c.routes.route(b, topic)
 	code := r.code
 	if code == packet.Success {
-		if reason, ok := s.grant.Load().mayPublish(topic, p.Payload); !ok {
+		if reason, ok := s.grant.Load().mayPublish(topic, p.Payload, p.Retain && p.Properties.MessageExpiry.OK); !ok {
 			code = packet.NotAuthorized
 			c.deny("publish", topic, reason)
 		}

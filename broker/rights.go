@@ -1,6 +1,9 @@
 package broker
 
 import (
+	"sync"
+	"sync/atomic"
+
 	"github.com/lawnberry/lawnberry/internal/packet"
 )
 
@@ -8,23 +11,32 @@ import (
 type Rights interface {
 	// MayPublish reports whether messages may be published on a topic, a Will included.
 	MayPublish(topic string) bool
-	// MaySend looks at one message on a topic on which messages may be published. payload is valid during the call. The
-	// error says why not.
-	MaySend(topic string, payload []byte) error
+	// MaySend looks at one message on a topic on which messages may be published. payload is valid during the call. fades is that
+	// it is to be retained, in the place of what was, and has an expiry interval, after which there is neither. The error says why not.
+	MaySend(topic string, payload []byte, fades bool) error
 	// MaySubscribe reports whether there is anything in a topic filter that the client may receive; it may be a shared one.
 	MaySubscribe(filter string) bool
 	// MayReceive reports whether messages of a topic may be delivered to the client.
 	MayReceive(topic string) bool
 }
 
-// maxDenials is how many topics of one connection the log names at level warning.
-const maxDenials = 100
+// What the log has of one connection is bounded.
+const (
+	maxDenials     = 100 // topics that it names at level warning
+	maxDeniedTopic = 256 // bytes of each
+)
 
 // A grant is what one session may do; nil is everything.
 type grant struct {
 	login  Login // whom it was given to, without the password
 	who    Identity
 	rights Rights
+}
+
+// entitlement is what has been asked for rights, and orders it: who asks while they change asks again.
+type entitlement struct {
+	mu      sync.Mutex    // held while Options.Authorize is asked again, so that an older answer never replaces a newer one
+	changes atomic.Uint64 // how often Reauthorize was called
 }
 
 // authorize asks what the client of l may do.
@@ -47,6 +59,7 @@ func (b *Broker) Reauthorize() {
 	if b.options.Authorize == nil {
 		return
 	}
+	b.entitled.changes.Add(1) // a client that is about to take a session asks again
 	b.mu.Lock()
 	sessions := make([]*session, 0, len(b.sessions))
 	for _, s := range b.sessions {
@@ -54,32 +67,40 @@ func (b *Broker) Reauthorize() {
 	}
 	b.mu.Unlock()
 	for _, s := range sessions {
-		g := s.grant.Load()
-		if g == nil {
-			continue
-		}
-		now, err := b.authorize(g.login, g.who)
-		if err != nil {
-			now = &grant{g.login, g.who, nothing{}}
-		}
-		s.mu.Lock()
-		if s.grant.Load() == g { // else another client has taken it meanwhile
-			s.setGrant(now)
-			if err != nil && s.conn != nil {
-				s.conn.stopLocked(packet.NotAuthorized, err.Error())
-			}
-		}
-		s.mu.Unlock()
+		b.reauthorize(s)
+	}
+}
+
+// reauthorize asks again what the client of s may do.
+func (b *Broker) reauthorize(s *session) {
+	b.entitled.mu.Lock()
+	defer b.entitled.mu.Unlock()
+	g := s.grant.Load()
+	if g == nil {
+		return
+	}
+	now, err := b.authorize(g.login, g.who)
+	if err != nil {
+		now = &grant{g.login, g.who, nothing{}}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.grant.Load() != g { // another client has taken it meanwhile, and looks itself whether what it was told still holds
+		return
+	}
+	s.setGrant(now)
+	if err != nil && s.conn != nil {
+		s.conn.stopLocked(packet.NotAuthorized, err.Error())
 	}
 }
 
 // nothing is the rights of a client that would not be let in any more.
 type nothing struct{}
 
-func (nothing) MayPublish(string) bool       { return false }
-func (nothing) MaySend(string, []byte) error { return nil }
-func (nothing) MaySubscribe(string) bool     { return false }
-func (nothing) MayReceive(string) bool       { return false }
+func (nothing) MayPublish(string) bool             { return false }
+func (nothing) MaySend(string, []byte, bool) error { return nil }
+func (nothing) MaySubscribe(string) bool           { return false }
+func (nothing) MayReceive(string) bool             { return false }
 
 // setGrant puts what the session may do in force; what is queued is looked at again. Caller holds mu.
 func (s *session) setGrant(g *grant) {
@@ -99,14 +120,14 @@ func (s *session) mayStillReceive(it *item) bool {
 }
 
 // mayPublish reports whether a message may be published, and why not.
-func (g *grant) mayPublish(topic string, payload []byte) (reason string, ok bool) {
+func (g *grant) mayPublish(topic string, payload []byte, fades bool) (reason string, ok bool) {
 	if g == nil || g.rights == nil {
 		return "", true
 	}
 	if !g.rights.MayPublish(topic) {
 		return "no right to publish on this topic", false
 	}
-	if err := g.rights.MaySend(topic, payload); err != nil {
+	if err := g.rights.MaySend(topic, payload, fades); err != nil {
 		return err.Error(), false
 	}
 	return "", true
@@ -115,6 +136,9 @@ func (g *grant) mayPublish(topic string, payload []byte) (reason string, ok bool
 // deny counts and logs that something was refused for want of a right.
 func (c *conn) deny(verb, topic, reason string) {
 	c.broker.stats.denied.Add(1)
+	if len(topic) > maxDeniedTopic {
+		topic = topic[:maxDeniedTopic] + "..."
+	}
 	log := c.broker.log.Debug
 	if key := verb + " " + topic; len(c.denials) < maxDenials && !c.denials[key] {
 		if c.denials == nil {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/lawnberry/lawnberry/internal/access"
@@ -314,7 +315,7 @@ func TestRightsOfSharedSubscriptions(t *testing.T) {
 
 func TestRightsAtConnect(t *testing.T) {
 	t.Parallel()
-	services := []access.Service{{ID: "blade", Type: "actuator"}}
+	services := []access.Service{{ID: "blade", Type: "actuator"}, {ID: "blade-top", Type: "actuator"}}
 	everything := access.Rule{Allow: true, Verbs: access.All, Filter: "#"}
 	o, set := ruled(t, services, access.Rule{Verbs: access.Publish, Filter: "secret"}, everything)
 	b := start(t, o)
@@ -328,10 +329,11 @@ func TestRightsAtConnect(t *testing.T) {
 	}
 	will := withWill(&packet.Will{Topic: []byte("secret"), Payload: []byte("x")})
 	refused("a", user("a"), will)
-	refused("x")                    // nobody
-	refused("blade", user("a"))     // the name of a service
-	refused("other", user("blade")) // a service under another name
-	refused("a", user("gone"))      // unknown by now
+	refused("x")                          // nobody
+	refused("blade", user("a"))           // the name of a service
+	refused("other", user("blade"))       // a service under another name
+	refused("blade-top-1", user("blade")) // one of another service whose name is longer
+	refused("a", user("gone"))            // unknown by now
 	connect(t, b, packet.V5, "blade-2", user("blade")).leave("blade-2")
 
 	a := connect(t, b, packet.V5, "mine", user("a"), keep)
@@ -348,6 +350,15 @@ func TestRightsAtConnect(t *testing.T) {
 	if got := watcher.gathered(); len(got) > 0 {
 		t.Errorf("got %q", got)
 	}
+}
+
+// wide returns an ASCII text in UTF-16.
+func wide(text string) string {
+	var b []byte
+	for i := range len(text) {
+		b = append(b, text[i], 0)
+	}
+	return string(b)
 }
 
 // A service speaks for itself, and an emergency stop is ended by those who have the right.
@@ -381,8 +392,22 @@ func TestSenders(t *testing.T) {
 		{"blade", stop, say("blade", release), false},
 		{"blade", stop, say("blade", `{"event_type":"s","context":{"engaged":true,"Engaged":false}}`), false},
 		{"blade", stop, say("blade", `{"event_type":"s","context":{"engaged":0}}`), false},
+		{"blade", stop, say("blade", `{"event_type":"s","context":{"engaged":false},"context":{}}`), false},
+		{"blade", stop, `{"event_type":"s","context":{"engaged":false}}`, false},
+		{"blade", stop, `{"payload":{"context":{"engaged":false}}}`, false},
+		{"blade", stop, `{"context":{"engaged":true,"drive":{"engaged":false}}}`, true},
+		{"blade", stop, "\ufeff" + say("blade", release), false},
+		{"blade", events, "\ufeff" + say("safety", `{"event_type":"x"}`), false},
+		{"blade", events, wide(say("safety", `{"event_type":"x"}`)), false},
+		{"blade", events, "\xff\xfe" + wide(say("safety", `{"event_type":"x"}`)), false},
+		{"blade", events, "\x00\x01binary", true},
+		{"blade", events, strings.Replace(say("blade", strings.Repeat("[", 100)+strings.Repeat("]", 100)), `"payload"`, `"metadata":{"sender":"blade"},"payload"`, 1), false},
 		{"blade", stop, "", false},
-		{"blade", stop, "\x8cLE\x01\x01k", false}, // encrypted: it could be a release
+		{"blade", stop, `{"x":NaN,"context":{"engaged":false}}`, false},
+		{"blade", stop, `{"x":NaN,"context":{"\u0065ngaged":false}}`, false},
+		{"blade", stop, `{"x":NaN,"why":"lifted"}`, true},
+		{"blade", stop, strings.Replace(say("blade", engage), `"priority"`, `"expires_at":1763884801,"priority"`, 1), false}, // it ends by itself
+		{"blade", stop, "\x8cLE\x01\x01k", false},                                                                            // encrypted: it could be a release
 		{"root:admin", stop, "", true},
 		{"root:admin", stop, say("root", release), true},
 	} {
@@ -393,4 +418,68 @@ func TestSenders(t *testing.T) {
 		}
 		c.leave(name)
 	}
+}
+
+// Rights that change while a client is being let in hold for it too: without asking again it keeps those of before for as long as it stays.
+func TestRightsChangeDuringConnect(t *testing.T) {
+	t.Parallel()
+	for _, resumed := range []bool{false, true} {
+		everything := access.Rule{Allow: true, Verbs: access.All, Filter: "#"}
+		o, set := ruled(t, nil, everything)
+		ask := o.Authorize
+		var b *Broker
+		var armed atomic.Bool
+		armed.Store(!resumed)
+		o.Authorize = func(l Login, who Identity) (Rights, error) {
+			r, err := ask(l, who)
+			if armed.CompareAndSwap(true, false) {
+				set(access.Rule{Verbs: access.All, Filter: "secret"}, everything)
+				b.Reauthorize()
+			}
+			return r, err
+		}
+		b = start(t, o)
+		if resumed {
+			connect(t, b, packet.V5, "a", user("a"), keep).leave("a")
+			armed.Store(true)
+		}
+		a := connect(t, b, packet.V5, "a", user("a"), keep)
+		if code := a.publish("secret", "x", 1); code != packet.NotAuthorized {
+			t.Errorf("resumed %v: got %v", resumed, code)
+		}
+	}
+}
+
+// An emergency stop that takes the place of the retained one and expires would end it without the right to.
+func TestEmergencyStopDoesNotFade(t *testing.T) {
+	t.Parallel()
+	o, _ := ruled(t, nil)
+	b := start(t, o)
+	const stop = "lawnberry/safety/emergency_stop"
+	retained := func(p *packet.Publish) { p.Retain = true }
+	expiring := func(p *packet.Publish) { p.Properties.MessageExpiry = packet.Some(uint32(1)) }
+	for _, tt := range []struct {
+		user    string
+		options []func(*packet.Publish)
+		allowed bool
+	}{
+		{"guest", []func(*packet.Publish){retained}, true},
+		{"guest", []func(*packet.Publish){retained, expiring}, false},
+		{"guest", []func(*packet.Publish){expiring}, true},
+		{"root:admin", []func(*packet.Publish){retained, expiring}, true},
+	} {
+		name, _, _ := strings.Cut(tt.user, ":")
+		c := connect(t, b, packet.V5, name, user(tt.user))
+		if code := c.publish(stop, "stop", 1, tt.options...); (code < 0x80) != tt.allowed {
+			t.Errorf("%s, %d options: %v", tt.user, len(tt.options), code)
+		}
+		c.leave(name)
+	}
+	c := dial(t, b, "tcp")
+	will := &packet.Will{Topic: []byte(stop), Payload: []byte("stop"), Retain: true}
+	will.Properties.MessageExpiry = packet.Some(uint32(1))
+	if ack := c.connect(packet.V5, "guest", user("guest"), withWill(will)); ack.Code != packet.NotAuthorized {
+		t.Errorf("its Will: %v", ack.Code)
+	}
+	c.closes()
 }

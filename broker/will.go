@@ -28,7 +28,7 @@ func newWill(w *packet.Will) *will {
 func (b *Broker) publishWill(s *session, w *will, t *txn) {
 	m := w.message
 	if s != nil {
-		if reason, ok := s.grant.Load().mayPublish(m.topic, m.payload); !ok { // not any more
+		if reason, ok := s.grant.Load().mayPublish(m.topic, m.payload, m.retain && w.expiry.OK); !ok { // not any more
 			b.stats.denied.Add(1)
 			b.log.Warn("not authorized", "client", s.id, "verb", "publish", "topic", m.topic, "reason", "its Will: "+reason)
 			return

@@ -169,8 +169,11 @@ type question struct {
 	topic string
 }
 
-// maxVerdicts bounds what is remembered for one client.
-const maxVerdicts = 4096
+// What is remembered for one client is bounded.
+const (
+	maxVerdicts = 4096
+	maxTopic    = 256 // bytes; what is asked of longer topics is decided each time
+)
 
 // Rights is what one client may do. Its methods may be called concurrently.
 type Rights struct {
@@ -192,6 +195,9 @@ func (r *Rights) Explain(verb Verb, name string) Decision {
 
 // May reports whether verb, a single one, is allowed on a topic.
 func (r *Rights) May(verb Verb, name string) bool {
+	if len(name) > maxTopic {
+		return r.Explain(verb, name).Allowed
+	}
 	q := question{verb, name}
 	r.mu.RLock()
 	allowed, known := r.verdicts[q]

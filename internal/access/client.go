@@ -1,8 +1,11 @@
 package access
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 
@@ -73,6 +76,10 @@ func (b *Bus) Client(s Subject) (*Client, error) {
 	case s.ClientID == s.Identity, s.ClientID == "":
 	case worker && !strings.HasPrefix(s.ClientID, s.Identity+"-"):
 		return nil, fmt.Errorf("client id %q: that of service %s has to be its name, or to begin with %q", s.ClientID, s.Identity, s.Identity+"-")
+	case worker && slices.ContainsFunc(b.services, func(o Service) bool {
+		return len(o.ID) > len(s.Identity) && strings.HasPrefix(s.ClientID, o.ID+"-")
+	}):
+		return nil, fmt.Errorf("client id %q: it begins with the name of another service", s.ClientID)
 	case b.IsService(s.ClientID):
 		return nil, fmt.Errorf("client id %q is the name of a service", s.ClientID)
 	}
@@ -89,25 +96,35 @@ func (c *Client) MayReceive(name string) bool { return c.May(Subscribe, name) }
 func (c *Client) MaySubscribe(filter string) bool { return c.ExplainFilter(filter).Allowed }
 
 // MaySend looks into a message on a topic on which messages may be published: is its sender who it says, and if it ends an
-// emergency stop, does the client have that right?
-func (c *Client) MaySend(name string, payload []byte) error {
+// emergency stop, does the client have that right? An emergency stop that takes the place of the retained one and then fades ends it too.
+func (c *Client) MaySend(name string, payload []byte, fades bool) error {
 	if !strings.HasPrefix(name, c.bus.prefix) {
 		return nil
 	}
 	if len(payload) == 0 {
 		return c.mayRelease(name, true)
 	}
+	if err := c.mayRelease(name, fades); err != nil {
+		return fmt.Errorf("with an expiry interval it ends by itself: %w", err)
+	}
 	if seal.IsSealed(payload) { // who sent it and what it says is not to be seen here
 		return c.mayRelease(name, true)
 	}
 	m, err := message.Decode(payload, message.Limits{MaxPayload: maxMessage})
 	if m.Raw {
-		return c.mayRelease(name, false)
+		if isDisguised(m.Payload) {
+			return errors.New("it is JSON with a byte order mark, or in UTF-16 or UTF-32: want plain UTF-8")
+		}
+		return c.mayRelease(name, name == c.bus.stop && releasesRaw(m.Payload))
+	}
+	var broken *message.Error
+	if errors.As(err, &broken) && (broken.Reason == message.ReasonTooDeep || broken.Reason == message.ReasonMalformed) {
+		return fmt.Errorf("its sender cannot be relied on: %w", err) // a second one may stand where reading has ended
 	}
 	if err := c.checkSender(name, m.Metadata.Sender, err); err != nil {
 		return err
 	}
-	return c.mayRelease(name, name == c.bus.stop && (err != nil || releases(m)))
+	return c.mayRelease(name, name == c.bus.stop && (err != nil || m.Metadata.ExpiresAt > 0 || releases(m)))
 }
 
 // checkSender decides on a name that a message has for its sender; broken is what is wrong with the message.
@@ -142,23 +159,61 @@ func (c *Client) mayRelease(name string, releases bool) error {
 	return fmt.Errorf("%s has no right to release an emergency stop", c.subject.Identity)
 }
 
+// isDisguised reports whether a raw message is JSON in an encoding that this bus does not read and others guess: Python's json.loads takes
+// bytes in UTF-16 and UTF-32, and browsers leave a byte order mark out.
+func isDisguised(raw []byte) bool {
+	rest := bytes.TrimLeft(raw, "\x00\xef\xbb\xbf\xfe\xff \t\r\n")
+	return len(rest) > 0 && (rest[0] == '{' || rest[0] == '[') && slices.ContainsFunc(raw[:min(len(raw), 4)], func(b byte) bool { return b == 0 || b >= 0x80 })
+}
+
 // releases reports whether a message on the topic of the emergency stop says, to anyone who reads it, that it is over. Whatever
 // says nothing about that engages it, or leaves its receivers in doubt, which they take for engaged.
 func releases(m message.Message) bool {
-	var alert map[string]json.RawMessage
-	if json.Unmarshal(m.Payload, &alert) != nil {
-		return false
-	}
-	for key, value := range alert {
-		var context map[string]json.RawMessage
-		if !strings.EqualFold(key, "context") || json.Unmarshal(value, &context) != nil {
-			continue
-		}
-		for key, value := range context {
-			if strings.EqualFold(key, "engaged") && string(value) != "true" {
+	for context := range members(m.Payload, "context") {
+		for engaged := range members(context, "engaged") {
+			if string(engaged) != "true" {
 				return true
 			}
 		}
 	}
 	return false
+}
+
+// releasesRaw is releases for a message that is no envelope, for those who read its payload nevertheless.
+func releasesRaw(body []byte) bool {
+	for payload := range members(body, "payload") {
+		if releases(message.Message{Payload: payload}) {
+			return true
+		}
+	}
+	if releases(message.Message{Payload: body}) {
+		return true
+	}
+	// Others may read what we cannot, such as NaN; a word that is written in another way could be in it then.
+	lower := bytes.ToLower(body)
+	return !json.Valid(body) && (bytes.Contains(lower, []byte("engaged")) || bytes.Contains(lower, []byte(`\u`)))
+}
+
+// members yields the values of a key of a JSON object, however it is written and however often it is there: who reads a key that is
+// repeated may take the first, the last, or parts of both.
+func members(object []byte, name string) iter.Seq[json.RawMessage] {
+	return func(yield func(json.RawMessage) bool) {
+		d := json.NewDecoder(bytes.NewReader(object))
+		if t, err := d.Token(); err != nil || t != json.Delim('{') {
+			return
+		}
+		for d.More() {
+			key, err := d.Token()
+			if err != nil {
+				return
+			}
+			var value json.RawMessage
+			if d.Decode(&value) != nil {
+				return
+			}
+			if k, _ := key.(string); strings.EqualFold(k, name) && !yield(value) {
+				return
+			}
+		}
+	}
 }
