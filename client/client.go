@@ -50,6 +50,7 @@ type Client struct {
 	v5      bool           // the broker has accepted MQTT 5 once
 
 	roundTrip time.Duration // of the last connection
+	abandoned abandoned
 
 	mu sync.Mutex
 	// Guarded by mu, as are the fields of link and those of embedded types that say so.

@@ -144,11 +144,13 @@ type DisconnectError struct {
 	Code byte // reason code
 	Text string
 	Ours bool // this client ended the connection
+
+	late bool // it was put out by an attempt of its own to connect, which had been on its way for long
 }
 
-// TakenOver reports whether another connection with the same client id has put this one out.
+// TakenOver reports whether another client with the same id has put this one out.
 func (e *DisconnectError) TakenOver() bool {
-	return packet.Code(e.Code) == packet.SessionTakenOver && !e.Ours
+	return packet.Code(e.Code) == packet.SessionTakenOver && !e.Ours && !e.late
 }
 
 func (e *DisconnectError) Error() string {
@@ -160,8 +162,11 @@ func (e *DisconnectError) Error() string {
 	if e.Text != "" && !strings.EqualFold(e.Text, packet.Code(e.Code).String()) {
 		s += " (" + printable(e.Text) + ")"
 	}
-	if e.TakenOver() {
+	switch {
+	case e.TakenOver():
 		s += ": another client uses the same client id"
+	case e.late:
+		s += ": an attempt to connect that this client had given up has arrived"
 	}
 	return s
 }

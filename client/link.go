@@ -180,6 +180,7 @@ func (c *Client) fail(l *link, err error) {
 func (c *Client) watch(l *link) {
 	defer l.loops.Done()
 	const probeAt, deadAt = 4, 10
+	const busyStill = 2 // one that has been still for longer is not busy: what came before was on its way already
 	tick := c.opts.Probe / 4
 	if l.keepAlive > 0 {
 		tick = min(tick, l.keepAlive/4)
@@ -187,6 +188,7 @@ func (c *Client) watch(l *link) {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	silent, quiet := 0, 0     // ticks without an answer, without anything sent
+	still := 0                // ticks without anything received
 	var asked time.Time       // when the latest PINGREQ was, while it is not answered
 	var flowing, progress int // ticks of silent in which something was received, in which bytes before the PINGREQ were taken in
 	taken := int64(-1)        // bytes of ours that the other side's kernel has taken in
@@ -197,9 +199,10 @@ func (c *Client) watch(l *link) {
 			return
 		case <-ticker.C:
 		}
-		silent, quiet = silent+1, quiet+1
+		silent, quiet, still = silent+1, quiet+1, still+1
 		if l.heard.Swap(false) {
 			flowing++
+			still = 0
 		}
 		if l.answered.Swap(false) {
 			if silent <= deadAt {
@@ -230,7 +233,7 @@ func (c *Client) watch(l *link) {
 		}
 		patience += max((deadAt-probeAt)*tick, leastLenience) * time.Duration(1<<c.lenience.Load()-1)
 		if silent >= deadAt+int(patience/tick) {
-			if flowing > (silent-probeAt)/2 {
+			if flowing > (silent-probeAt)/2 && still <= busyStill {
 				c.lenience.Store(min(c.lenience.Load()+1, maxLenience))
 			}
 			c.fail(l, errSilent)

@@ -116,7 +116,9 @@ func (r *receiver) take(first byte, body []byte) error {
 			if ref := p.Properties.ServerReference; len(ref) > 0 {
 				text = "it says to use " + string(ref)
 			}
-			return &DisconnectError{Code: byte(p.Code), Text: text}
+			e := &DisconnectError{Code: byte(p.Code), Text: text}
+			e.late = e.TakenOver() && c.wasAbandoned()
+			return e
 		}
 	default:
 		return &packet.Error{Code: packet.ProtocolError, Text: "a packet that a server must not send"}

@@ -25,6 +25,9 @@ func (c *Client) run(ctx, first context.Context, result chan<- error) {
 		}
 		begun := time.Now()
 		l, present, err := c.dial(trying, !established, c.attemptTime(attempt, established))
+		if err != nil && isTimeout(err) {
+			c.abandoned.add()
+		}
 		if err == nil {
 			up := time.Now()
 			err = c.serve(ctx, trying, l, present, !established, func() {
@@ -90,6 +93,45 @@ func (c *Client) attemptTime(attempt int, established bool) time.Duration {
 }
 
 const quickAttempt = time.Second
+
+// abandoned counts attempts to connect that got no answer in time. A network that held their CONNECT back may deliver it much later; then
+// the broker takes it for another client with our id.
+type abandoned struct {
+	mu   sync.Mutex // guards the fields below
+	n    int
+	last time.Time
+}
+
+const (
+	maxAbandoned  = 8
+	abandonedLife = 2 * time.Minute // longer, TCP does not keep what nobody acknowledges, or hardly
+)
+
+func (a *abandoned) add() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.n, a.last = min(a.n+1, maxAbandoned), time.Now()
+}
+
+// wasAbandoned reports whether it may have been an abandoned attempt that has taken the place of a connection. Each is an excuse for one
+// such event, so that two clients with one id still do not put each other out for ever.
+func (c *Client) wasAbandoned() bool {
+	a := &c.abandoned
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.n == 0 || time.Since(a.last) > abandonedLife {
+		a.n = 0
+		return false
+	}
+	a.n--
+	return true
+}
+
+// isTimeout reports whether a time has passed.
+func isTimeout(err error) bool {
+	var slow interface{ Timeout() bool }
+	return errors.Is(err, context.DeadlineExceeded) || errors.As(err, &slow) && slow.Timeout()
+}
 
 // delay is how long after the begin of an attempt the next one comes: full jitter, so that many clients do not come back at once. Whom
 // another client with the same id has put out waits much longer, or the two would put each other out for ever. Whom the broker has told
