@@ -51,7 +51,7 @@ func TestHostile(t *testing.T) {
 	var rssAfter int64
 	var filesAfter int
 	settled := time.Now()
-	room := int64(pick(128, 32)) << 20 // the race detector takes some for whatever is touched
+	room := int64(pick(64, 32)) << 20 // the race detector takes some for whatever is touched
 	for {
 		rssAfter, _ = s.rss()
 		filesAfter = s.files()
