@@ -160,6 +160,12 @@ func run(o options) (*report, error) {
 			return nil, err
 		}
 	}
+	if wanted(demoCPU) || wanted(demoRSS) || wanted(demoRate) {
+		fmt.Fprintln(os.Stderr, "the demo's load")
+		if err := r.demo(ours, dir, scale); err != nil {
+			return nil, err
+		}
+	}
 	if wanted("match") {
 		if err := r.match(); err != nil {
 			return nil, err

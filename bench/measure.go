@@ -204,6 +204,7 @@ func (r *report) memory(ours, dir string) error {
 	if err != nil {
 		return err
 	}
+	time.Sleep(5 * time.Second) // all of it has started
 	r.add("memory, idle", us.name, "MB", s.rss())
 	const connections = 5_000
 	var idle []*client

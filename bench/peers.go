@@ -159,7 +159,7 @@ func freePort() (int, error) {
 
 // build builds the command of the module that this one lies in.
 func build(to string) error {
-	c := exec.Command("go", "build", "-o", to, "./cmd/lawnberry")
+	c := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", to, "./cmd/lawnberry")
 	c.Dir = ".."
 	c.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := c.CombinedOutput(); err != nil {

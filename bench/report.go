@@ -50,6 +50,8 @@ var limits = []struct {
 	{"memory, 5,000 idle connections", 150},
 	{"memory, 100,000 retained of 200 B", 120},
 	{"memory, idle", 30},
+	{demoCPU, 2},
+	{demoRSS, 40},
 	{"match among 100,000 subscriptions", 5},
 	{callAllocations, 25},
 }

@@ -43,12 +43,19 @@ func (c *conn) release() {
 // releaseLocked is release for a caller that holds session.mu.
 func (c *conn) releaseLocked() {
 	kept := c.held[:0]
+	var before [16]*group // by kind: what the last of those waits for that are kept
 	for _, a := range c.held {
 		if a.own && (a.kind == packet.PUBCOMP || a.kind == packet.PUBREL && !c.cramped()) {
 			c.awaitCommit(&a)
 		}
+		if !a.own { // what it must not overtake may wait for another group by now [MQTT-4.6.0-4]
+			if g := before[a.kind&0xf]; g != nil {
+				a.group = g
+			}
+		}
 		if a.group.state.Load() == pending {
 			kept = append(kept, a)
+			before[a.kind&0xf] = a.group
 			continue
 		}
 		if a.own && a.group.state.Load() == failed && a.kind != packet.PUBREL { // a message

@@ -21,6 +21,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/lawnberry/lawnberry/internal/packet"
@@ -120,19 +121,19 @@ const (
 
 // limits are the options with their defaults, and times that only tests change.
 type limits struct {
-	connections, sessions, retained, packet int
-	retainedBytes                           int
-	subscriptions                           int // per session
-	subscriptionBytes                       int // of all sessions, reckoned
-	queue, queueBytes                       int
-	queue0, queue0Bytes                     int // QoS 0: the oldest is dropped
-	keepAlive                               time.Duration
-	handshake                               time.Duration // until CONNECT has come and is answered
-	stall                                   time.Duration // a write that makes no progress for so long ends the connection
-	farewell                                time.Duration // for a client to read why it is disconnected
-	keyring                                 time.Duration // how often the certificates are looked at
-	wall                                    func() time.Time
-	store                                   store.Options
+	connections, queue, queueBytes atomic.Int64 // see SetLimits
+	sessions, retained, packet     int
+	retainedBytes                  int
+	subscriptions                  int // per session
+	subscriptionBytes              int // of all sessions, reckoned
+	queue0, queue0Bytes            int // QoS 0: the oldest is dropped
+	keepAlive                      time.Duration
+	handshake                      time.Duration // until CONNECT has come and is answered
+	stall                          time.Duration // a write that makes no progress for so long ends the connection
+	farewell                       time.Duration // for a client to read why it is disconnected
+	keyring                        time.Duration // how often the certificates are looked at
+	wall                           func() time.Time
+	store                          store.Options
 }
 
 func or[T int | time.Duration](v, byDefault T) T {
@@ -173,6 +174,13 @@ type Broker struct {
 	closing  bool
 }
 
+// SetLimits replaces three of the Options, from now on. Nobody who is connected is sent away, and nothing that waits is lost.
+func (b *Broker) SetLimits(maxConnections, maxQueued, maxQueuedBytes int) {
+	b.limits.connections.Store(int64(or(maxConnections, 1_000)))
+	b.limits.queue.Store(int64(or(maxQueued, 100_000)))
+	b.limits.queueBytes.Store(int64(or(maxQueuedBytes, 64<<20)))
+}
+
 // Start binds all listeners and serves them. On error nothing keeps running. Ending ctx afterwards does not stop the broker.
 func Start(ctx context.Context, o Options) (*Broker, error) {
 	if err := ctx.Err(); err != nil {
@@ -198,15 +206,12 @@ func Start(ctx context.Context, o Options) (*Broker, error) {
 		sessions:     make(map[string]*session),
 		conns:        make(map[*conn]struct{}),
 		limits: limits{
-			connections:       or(o.MaxConnections, 1_000),
 			sessions:          or(o.MaxSessions, 10_000),
 			retained:          or(o.MaxRetained, 200_000),
 			packet:            or(o.MaxPacketSize, 256<<10),
 			retainedBytes:     or(o.MaxRetainedBytes, 256<<20),
 			subscriptions:     100_000,
 			subscriptionBytes: 256 << 20,
-			queue:             or(o.MaxQueued, 100_000),
-			queueBytes:        or(o.MaxQueuedBytes, 64<<20),
 			queue0:            32_768,
 			queue0Bytes:       16 << 20,
 			keepAlive:         (o.KeepAlive + time.Second - 1).Truncate(time.Second),
@@ -218,6 +223,7 @@ func Start(ctx context.Context, o Options) (*Broker, error) {
 			store:             store.Options{Sync: store.Sync(max(o.Sync, -1)), Logger: log},
 		},
 	}
+	b.SetLimits(o.MaxConnections, o.MaxQueued, o.MaxQueuedBytes)
 	if o.tune != nil {
 		o.tune(&b.limits)
 	}
@@ -309,7 +315,7 @@ func (b *Broker) Dial(ctx context.Context) (net.Conn, error) {
 func (b *Broker) admit(c *conn) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.closing || len(b.conns) >= b.limits.connections+opening {
+	if b.closing || len(b.conns) >= int(b.limits.connections.Load())+opening {
 		return false
 	}
 	b.conns[c] = struct{}{}
@@ -327,7 +333,7 @@ func (b *Broker) forget(c *conn) {
 func (b *Broker) claimPlace(id string) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if s := b.sessions[id]; b.clients >= b.limits.connections && (s == nil || !s.online()) {
+	if s := b.sessions[id]; b.clients >= int(b.limits.connections.Load()) && (s == nil || !s.online()) {
 		return false
 	}
 	b.clients++

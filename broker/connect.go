@@ -140,7 +140,7 @@ func (c *conn) welcome(p *packet.Connect) bool {
 		ack.Properties.AssignedClientID = []byte(id)
 	}
 	if code == packet.Success && !b.claimPlace(id) {
-		code, reason = packet.ServerBusy, fmt.Sprintf("%d connections are open, and that is the limit", b.limits.connections)
+		code, reason = packet.ServerBusy, fmt.Sprintf("%d connections are open, and that is the limit", b.limits.connections.Load())
 	}
 	if code != packet.Success {
 		level := slog.LevelWarn

@@ -23,6 +23,9 @@ type Listener struct {
 	// has to be an address, localhost, this machine's name (also with .local), or one of Hosts (names without port): a name that its owner
 	// points here does not make a page one of ours. The origin has to be the same host and port, or one of Origins ("https://mower.example").
 	Hosts, Origins []string
+
+	// Through, when not nil, gets the listener of "tcp" and "ws" and returns what is accepted from instead: to try what bad networks do.
+	Through func(net.Listener) net.Listener
 }
 
 // Endpoint is an address that is being listened on, with the real port.
@@ -80,6 +83,9 @@ func (b *Broker) listen(ctx context.Context, l Listener) (*endpoint, error) {
 			return nil, nil
 		}
 		return nil, &ListenError{l.Network, l.Address, err}
+	}
+	if l.Through != nil && network == "tcp" {
+		ln = l.Through(ln)
 	}
 	e := &endpoint{listener: ln}
 	e.Network, e.Address = l.Network, ln.Addr().String()

@@ -85,7 +85,8 @@ func TestWindowNeverGivesAnIdentifierInUse(t *testing.T) {
 
 func TestUrgentMessagesFindRoomInAFullQueue(t *testing.T) {
 	s := newTestSession("s")
-	s.broker = &Broker{log: slog.New(slog.DiscardHandler), limits: limits{queue: 10, queueBytes: 1 << 20}}
+	s.broker = &Broker{log: slog.New(slog.DiscardHandler)}
+	s.broker.SetLimits(0, 10, 1<<20)
 	d := &delivery{session: s, qos: 2}
 	ordinary, urgent := &message{topic: "a", qos: 1, expires: never}, &message{topic: "safety/x", qos: 2, urgent: true, expires: never}
 	for range 10 {

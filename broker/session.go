@@ -114,7 +114,7 @@ func (s *session) enqueue(m *message, d *delivery, t *txn, retain, stored bool) 
 	switch {
 	case qos == 0:
 		s.push0(l, it, size)
-	case stored && s.stored < o.retained+o.queue && s.replay+size <= o.retainedBytes+o.queueBytes:
+	case stored && s.stored < o.retained+int(o.queue.Load()) && s.replay+size <= o.retainedBytes+int(o.queueBytes.Load()):
 		l.reliable.push(s.prepare(it, l, t, save))
 		s.stored++
 		s.replay += size
@@ -188,13 +188,13 @@ func (s *session) lane(urgent bool) *lane {
 // room reports whether a message of that size fits in the queue. Caller holds mu.
 func (s *session) room(size int) bool {
 	o := &s.broker.limits
-	return s.queued < o.queue && s.bytes+size <= o.queueBytes
+	return s.queued < int(o.queue.Load()) && s.bytes+size <= int(o.queueBytes.Load())
 }
 
 // halfFull reports whether the queue is more than half full. Caller holds mu.
 func (s *session) halfFull() bool {
 	o := &s.broker.limits
-	return s.queued > o.queue/2 || s.bytes > o.queueBytes/2
+	return s.queued > int(o.queue.Load())/2 || s.bytes > int(o.queueBytes.Load())/2
 }
 
 // state reports whether a connection holds the session, and whether m fits in its queue.

@@ -326,6 +326,7 @@ func takeOverUnderLoad(t *testing.T, v packet.Version, o Options) {
 					}
 					j++
 				}
+				_ = pub.nc.SetWriteDeadline(time.Now().Add(patient))
 				if _, err := pub.nc.Write(out); err != nil {
 					t.Errorf("publisher: %v", err)
 					return

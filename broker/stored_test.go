@@ -53,8 +53,6 @@ func TestNothingIsAcknowledgedBeforeItIsStored(t *testing.T) {
 		begun.send(outgoing("kept", "x", 2, 9))
 		begun.expectAck(packet.PUBREC, 9)
 		subscriber := connect(t, b, v, "subscriber", keep)
-		newcomer := dial(t, b, "tcp")
-		newcomer.v = v
 		clients := map[string]*raw{}
 		for _, name := range []string{"QoS 1", "QoS 2", "retained", "other"} {
 			clients[name] = connect(t, b, v, name)
@@ -90,6 +88,8 @@ func TestNothingIsAcknowledgedBeforeItIsStored(t *testing.T) {
 				return func() { expect[*packet.Suback](subscriber) }
 			}},
 			{"CONNECT", func() func() {
+				newcomer := dial(t, b, "tcp") // only now: who does not send CONNECT soon is cut off
+				newcomer.v = v
 				p := &packet.Connect{ClientID: []byte("newcomer")}
 				keep(p)
 				newcomer.send(p)

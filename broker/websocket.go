@@ -8,13 +8,12 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
-	"os"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/coder/websocket"
+
+	"github.com/lawnberry/lawnberry/internal/pages"
 )
 
 // rawConn is the key of the network connection in a request's context.
@@ -77,39 +76,17 @@ func (b *Broker) upgrade(w http.ResponseWriter, r *http.Request) {
 // foreign reports why r, which may come from a browser's page, is none of ours; "" when it may come in. Programs that send no
 // Origin are no browsers.
 func (l *Listener) foreign(r *http.Request) string {
-	origins := r.Header.Values("Origin")
-	if len(origins) == 0 {
+	page, some := pages.Origin(r, l.Origins)
+	if !some {
 		return ""
 	}
-	name := r.Host
-	if host, _, err := net.SplitHostPort(name); err == nil {
-		name = host
-	}
-	if !l.ours(strings.ToLower(name)) {
+	if name, ours := pages.Host(r, l.Hosts); !ours {
 		return fmt.Sprintf("the host %q is not this mower's: see broker.websockets.hosts", name)
 	}
-	if len(origins) == 1 {
-		// Either scheme: a proxy may have ended TLS, and paho-mqtt says https in any case.
-		allowed := append([]string{"http://" + r.Host, "https://" + r.Host}, l.Origins...)
-		if slices.ContainsFunc(allowed, func(o string) bool { return strings.EqualFold(o, origins[0]) }) {
-			return ""
-		}
+	if !page {
+		return "pages of that origin are not let in: see broker.websockets.origins"
 	}
-	return "pages of that origin are not let in: see broker.websockets.origins"
-}
-
-// ours reports whether a host name, in lower case, stands for this machine whoever runs the name service.
-func (l *Listener) ours(name string) bool {
-	if _, err := netip.ParseAddr(strings.Trim(name, "[]")); err == nil || name == "localhost" {
-		return true
-	}
-	if own, err := os.Hostname(); err == nil {
-		own = strings.ToLower(own)
-		if name == own || name == own+".local" {
-			return true
-		}
-	}
-	return slices.ContainsFunc(l.Hosts, func(h string) bool { return strings.EqualFold(h, name) })
+	return ""
 }
 
 // offersMQTT reports whether the client offers the subprotocol [MQTT-6.0.0-3].

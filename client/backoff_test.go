@@ -181,10 +181,7 @@ func TestNoStorm(t *testing.T) {
 		defer mu.Unlock()
 		knocks = append(knocks, time.Since(began))
 	}
-	b, err := broker.Start(testContext(t), broker.Options{Listeners: []broker.Listener{{Network: "tcp", Address: "127.0.0.1:0"}}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := startBroker(t)
 	address := strings.TrimPrefix(b.URL(), "tcp://")
 	k := newCollector()
 	all := make([]*Client, clients)

@@ -190,6 +190,13 @@ func (c *Client) answer(d *Delivery) {
 // the request was sent, as the outcome is unknown then. Other errors say that the request could not be
 // made: those of Publish.
 func (c *Client) Call(ctx context.Context, target, command string, parameters, result any, opts ...CallOption) error {
+	if c.opts.Tracer != nil {
+		return c.tracedCall(ctx, target, command, parameters, result, opts)
+	}
+	return c.call(ctx, target, command, parameters, result, opts)
+}
+
+func (c *Client) call(ctx context.Context, target, command string, parameters, result any, opts []CallOption) error {
 	fail := func(err error) error { return fmt.Errorf("call %s %s: %w", target, command, err) }
 	if target == "" || strings.Contains(target, "/") {
 		err := &ruleError{reason: ReasonTarget, text: fmt.Sprintf("target %q: must be one topic level", target)}
@@ -233,6 +240,9 @@ func (c *Client) Call(ctx context.Context, target, command string, parameters, r
 		k.progress = make(chan json.RawMessage, 1)
 		p.user = append(p.user, [2]string{progressKey, "1"})
 	}
+	if x.calling.span != nil {
+		p.carry(x.calling.span)
+	}
 	if x.calling.once {
 		p.qos, p.setQoS = 1, true
 	}
@@ -242,6 +252,9 @@ func (c *Client) Call(ctx context.Context, target, command string, parameters, r
 	}
 	if err != nil {
 		return fail(err)
+	}
+	if x.calling.span != nil {
+		p.describe(x.calling.span, &m, target, command)
 	}
 	c.calls.begin(k)
 	defer c.calls.end(k)
@@ -373,6 +386,8 @@ func (c *Client) outcome(target, command string, r callResult, result any) error
 			e.Code, e.Message = CodeNoSuchService, "no such service: nobody serves "+target
 		} else {
 			e.Message = (&refusal{code: r.code}).Error()
+			name, _ := c.topicOf(target) // it was sent there
+			e.cause = &RefusedError{Op: "publish", Topic: name, Code: byte(r.code)}
 		}
 		return e
 	}

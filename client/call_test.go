@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lawnberry/lawnberry/broker"
+	"github.com/lawnberry/lawnberry/internal/brokertest"
 	"github.com/lawnberry/lawnberry/internal/faultnet"
 	"github.com/lawnberry/lawnberry/internal/packet"
 	"github.com/lawnberry/lawnberry/message"
@@ -61,7 +61,7 @@ func serve(t testing.TB, c *Client, name string) (ran *atomic.Int32, cancelled c
 }
 
 func TestCall(t *testing.T) {
-	modes(t, func(t *testing.T, b *broker.Broker, o Options) {
+	modes(t, func(t *testing.T, b brokertest.Broker, o Options) {
 		server := connect(t, Options{URL: b.URL(), ID: "nav"})
 		serve(t, server, "nav")
 		caller := connect(t, o)
@@ -124,6 +124,7 @@ func TestCall(t *testing.T) {
 }
 
 func TestCallNoSuchService(t *testing.T) {
+	brokertest.Embedded(t, "it says at QoS 2 that nobody is subscribed")
 	b := startBroker(t)
 	c := connect(t, Options{URL: b.URL()})
 	begin := time.Now()
@@ -207,6 +208,7 @@ func TestCallWithoutConnection(t *testing.T) {
 
 // A call goes on across a cut.
 func TestCallAcrossCut(t *testing.T) {
+	brokertest.Embedded(t, "it passes QoS 2 on before PUBREL")
 	b := startBroker(t)
 	server := connect(t, Options{URL: b.URL(), ID: "nav"})
 	ran, _ := serve(t, server, "nav")
@@ -239,7 +241,9 @@ func TestCallRefused(t *testing.T) {
 		s.drain()
 	})
 	c := connect(t, Options{Dial: dial})
-	if e := asCommandError(t, c.Call(testContext(t), "nav", "x", nil, nil)); e.Code != CodeRefused || !strings.Contains(e.Message, "Not authorized") {
+	e := asCommandError(t, c.Call(testContext(t), "nav", "x", nil, nil))
+	var refused *RefusedError
+	if e.Code != CodeRefused || !strings.Contains(e.Message, "Not authorized") || !errors.As(e, &refused) || refused.Code != byte(packet.NotAuthorized) {
 		t.Error(e)
 	}
 	dial = scripted(t, func(_ int, s *script) {

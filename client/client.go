@@ -1,9 +1,11 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,7 +20,8 @@ import (
 // One goroutine (run) connects, one pair of goroutines reads and writes each connection, and each handler has its own.
 type Client struct {
 	opts          Options
-	endpoint      *endpoint
+	endpoints     []*endpoint              // of Options.URL and Fallback
+	endpoint      atomic.Pointer[endpoint] // the one that was tried last
 	id            string
 	uncompressed  []string // full
 	propsJSON     []byte   // of an envelope, encoded
@@ -48,6 +51,8 @@ type Client struct {
 	version packet.Version // to try first
 	spoken  packet.Version // of the last connection, 0 before
 	v5      bool           // the broker has accepted MQTT 5 once
+	start   int            // of endpoints, to try first
+	served  *endpoint      // of the last connection, nil before
 
 	roundTrip time.Duration // of the last connection
 	abandoned abandoned
@@ -56,20 +61,23 @@ type Client struct {
 	// Guarded by mu, as are the fields of link and those of embedded types that say so.
 	session
 	incoming
-	box      *outbox
-	limiter  limiter
-	table    table
-	ops      operations
-	link     *link         // nil while there is no connection
-	since    time.Time     // when link became ready
-	room     chan struct{} // closed when the outbox gets more room; nil if nobody waits
-	flushed  chan struct{} // closed when nothing waits to be sent or acknowledged; nil if nobody waits
-	handlers int           // goroutines of handlers and requests
-	ended    chan struct{} // closed when one of them ends; nil if nobody waits
-	closing  bool          // Close has begun
-	refusing bool          // Publish returns ErrClosed
-	unsent   bool          // Close gave up messages
-	states   *states       // nil without OnState
+	box         *outbox
+	limiter     limiter
+	table       table
+	ops         operations
+	link        *link         // nil while there is no connection
+	since       time.Time     // when link became ready
+	connections uint64        // that were ready so far
+	room        chan struct{} // closed when the outbox gets more room; nil if nobody waits
+	flushed     chan struct{} // closed when nothing waits to be sent or acknowledged; nil if nobody waits
+	handlers    int           // goroutines of handlers and requests
+	ended       chan struct{} // closed when one of them ends; nil if nobody waits
+	closing     bool          // Close has begun
+	refusing    bool          // Publish returns ErrClosed
+	unsent      bool          // Close gave up messages
+	states      []*states     // of OnState and OnConnection
+
+	connection atomic.Uint64 // number of the connection that is up, 0 while there is none
 }
 
 // Connect starts a client and waits for its first connection or ctx. It tries again until ctx ends, unless FailFast is
@@ -110,19 +118,20 @@ func newClient(o Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	ep, err := newEndpoint(&o)
+	endpoints, err := newEndpoints(&o)
 	if err != nil {
 		return nil, err
 	}
-	longest := 300 * time.Second
-	if ep.local {
-		longest = time.Second
+	longest := time.Second
+	if slices.ContainsFunc(endpoints, func(e *endpoint) bool { return !e.local }) {
+		longest = 300 * time.Second
 	}
 	setDuration(&o.MaxReconnect, max(longest, o.ReconnectDelay))
 	c := &Client{
-		opts: o, endpoint: ep, id: o.ID, started: time.Now(), version: packet.V5,
+		opts: o, endpoints: endpoints, id: o.ID, started: time.Now(), version: packet.Version(cmp.Or(o.Version, byte(packet.V5))),
 		box: newOutbox(o.Outbox), always: make(chan struct{}), dead: make(chan struct{}), halted: make(chan struct{}),
 	}
+	c.endpoint.Store(endpoints[0])
 	close(c.always)
 	c.life, c.kill = context.WithCancel(context.WithValue(context.Background(), handlerKey{}, c))
 	c.dying = c.life.Done()
@@ -156,7 +165,7 @@ func newClient(o Options) (*Client, error) {
 		return nil, err
 	}
 	if o.OnState != nil {
-		c.states = newStates(o.OnState)
+		c.states = append(c.states, newStates(o.OnState))
 	}
 	if c.disk, err = openDisk(&o); err != nil {
 		return nil, err
@@ -186,6 +195,36 @@ func (c *Client) Connected() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.link != nil && c.link.ready
+}
+
+// Connection returns the number of the connection that is up now, or 0 while there is none: from the moment on in which it is known to be
+// lost, which Connected may say somewhat later. Every connection of this client has another
+// number, so that what was true on one is not taken for true on the next. It takes no lock.
+func (c *Client) Connection() uint64 { return c.connection.Load() }
+
+// OnConnection calls f for each connection that comes up or is lost from now on, as Options.OnState. After cancel returned there is
+// no further call but one that is under way.
+func (c *Client) OnConnection(f func(connected bool, cause error)) (cancel func()) {
+	s := newStates(f)
+	c.mu.Lock()
+	c.states = append(slices.Clone(c.states), s)
+	c.mu.Unlock()
+	return func() {
+		c.mu.Lock()
+		c.states = slices.DeleteFunc(slices.Clone(c.states), func(x *states) bool { return x == s })
+		c.mu.Unlock()
+		s.stop()
+	}
+}
+
+// tellStates tells who wants to know that the connection is up, or lost.
+func (c *Client) tellStates(connected bool, cause error) {
+	c.mu.Lock()
+	all := c.states
+	c.mu.Unlock()
+	for _, s := range all {
+		s.tell(connected, cause)
+	}
 }
 
 // clock is the time since Connect, monotonic.

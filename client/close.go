@@ -126,7 +126,7 @@ func (c *Client) Flush(ctx context.Context) error {
 	case c.empty():
 		return nil
 	case ctx.Err() != nil:
-		return fmt.Errorf("flush: %d messages wait for the broker %s: %w", n, c.endpoint.name, ctx.Err())
+		return fmt.Errorf("flush: %d messages wait for the broker %s: %w", n, c.endpoint.Load().name, ctx.Err())
 	}
 	return fmt.Errorf("flush: %w", ErrClosed)
 }
@@ -255,7 +255,7 @@ func (c *Client) giveUp() error {
 		c.opts.Logger.Info("messages wait for the next process", "messages", kept, "dir", c.opts.Dir)
 	}
 	if lost > 0 {
-		return fmt.Errorf("close: %d messages were not delivered to the broker %s", lost, c.endpoint.name)
+		return fmt.Errorf("close: %d messages were not delivered to the broker %s", lost, c.endpoint.Load().name)
 	}
 	return nil
 }

@@ -202,6 +202,16 @@ func (s *commandServer) refuse(d *Delivery) {
 	c.answerRequest(r, nil, &CommandError{Code: code, Message: "invalid message: " + d.Invalid.Error()}, 0)
 }
 
+// handledKey is what the context of a handler has its request under.
+type handledKey struct{}
+
+// RequestFrom returns the request that a handler of ServeCommands runs for, from the handler's ctx or one
+// derived from it, while the handler runs.
+func RequestFrom(ctx context.Context) (r *Request, ok bool) {
+	r, ok = ctx.Value(handledKey{}).(*Request)
+	return r, ok
+}
+
 // run calls the handler and answers.
 func (s *commandServer) run(r *Request, e *execution) {
 	c := s.c
@@ -247,6 +257,9 @@ func (s *commandServer) call(ctx context.Context, r *Request) (result any, err e
 			result, err = nil, &CommandError{Code: CodeFailed, Message: fmt.Sprintf("the handler panicked: %v", v)}
 		}
 	}()
+	if s.c.opts.Tracer != nil {
+		return s.tracedCommand(ctx, r)
+	}
 	return s.h(ctx, r)
 }
 
@@ -423,6 +436,7 @@ func (q *requests) begin(life context.Context, r *Request) (e *execution, first 
 	}
 	e = &execution{key: r.key, correlation: r.correlation, deadline: r.Deadline}
 	e.ctx.begin(life, r.Deadline)
+	e.ctx.request = r
 	if r.key.id == "" {
 		return e, true
 	}

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lawnberry/lawnberry/broker"
+	"github.com/lawnberry/lawnberry/internal/brokertest"
 	"github.com/lawnberry/lawnberry/message"
 )
 
@@ -71,7 +71,7 @@ func TestRemaining(t *testing.T) {
 // Seen failing with CheckAge alone, which is how other messages are judged.
 func TestClocksThatDisagree(t *testing.T) {
 	t.Parallel()
-	modes(t, func(t *testing.T, b *broker.Broker, o Options) {
+	modes(t, func(t *testing.T, b brokertest.Broker, o Options) {
 		o.ID = "nav"
 		server := connect(t, o)
 		ran, _ := serve(t, server, "nav")

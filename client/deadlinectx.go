@@ -12,10 +12,11 @@ type deadlineContext struct {
 	parent context.Context
 	at     time.Time
 
-	mu     sync.Mutex // guards the fields below
-	full   context.Context
-	cancel context.CancelFunc // of full
-	err    error
+	mu      sync.Mutex // guards the fields below
+	full    context.Context
+	cancel  context.CancelFunc // of full
+	err     error
+	request *Request // that it is for until stop, nil without; see RequestFrom
 }
 
 func (d *deadlineContext) begin(parent context.Context, at time.Time) { d.parent, d.at = parent, at }
@@ -30,6 +31,7 @@ func (d *deadlineContext) stop() {
 	if d.cancel != nil {
 		d.cancel()
 	}
+	d.request = nil // which holds its message
 }
 
 // ended is Err for a caller that holds mu.
@@ -75,8 +77,11 @@ func (d *deadlineContext) Done() <-chan struct{} {
 // then need no goroutine to wait for it.
 func (d *deadlineContext) Value(key any) any {
 	d.mu.Lock()
-	full := d.full
+	full, request := d.full, d.request
 	d.mu.Unlock()
+	if _, ok := key.(handledKey); ok && request != nil {
+		return request
+	}
 	if full != nil {
 		return full.Value(key)
 	}

@@ -24,12 +24,21 @@ type Delivery struct {
 	User            [][2]string   // user properties in order
 	Expiry          time.Duration // remaining message expiry; 0 is none
 	Invalid         error         // with WithInvalid: the rule that the message breaks, usually a *message.Error
+	Size            int           // bytes of the payload as it came: still compressed, encrypted or signed
 
 	shared   bool // other subscriptions have it too
 	in       *inbound
 	answerTo string // ResponseTopic as Publish takes it
 	begun    bool   // its acknowledgement is no more the business of whoever called the handler
 	backlog  bool   // the broker may have kept it until this session was resumed
+}
+
+// FullTopic returns the topic as it went over MQTT, with the namespace. Of a delivery that was not received it is Topic.
+func (d *Delivery) FullTopic() string {
+	if d.in == nil {
+		return d.Topic
+	}
+	return d.in.full
 }
 
 // user returns the value of the first user property of that name.
@@ -152,7 +161,7 @@ func hand(in *inbound, targets []*Subscription) {
 // deliver fills d from p, of which nothing may be kept: its bytes belong to the reader's buffer.
 func (r *receiver) deliver(d *Delivery, n *name, p *packet.Publish) {
 	d.Topic, d.QoS, d.Retained, d.Dup = n.rel, p.QoS, p.Retain, p.Dup
-	d.Received = time.Now()
+	d.Received, d.Size = time.Now(), len(p.Payload)
 	props := &p.Properties
 	d.Message, d.CorrelationData = copyOf(p.Payload, props.CorrelationData)
 	if props.ResponseTopic != nil {
@@ -203,7 +212,7 @@ func (c *Client) judge(in *inbound, n *name) (id string, err error) {
 		}
 		if err = m.CheckAge(d.Received, lim); err == nil || c.inTime(d, n, &m) {
 			d.Message = m
-			if !m.Raw && !d.Retained {
+			if !m.Raw && !d.Retained && !will { // whose times say nothing of how long they were on their way
 				c.stats.oneWay.record(d.Received.Sub(m.Metadata.Time()))
 			}
 			return "", nil

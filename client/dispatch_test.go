@@ -2,10 +2,14 @@ package client
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/lawnberry/lawnberry/internal/packet"
+	"github.com/lawnberry/lawnberry/message"
+	"github.com/lawnberry/lawnberry/topic"
 )
 
 // A delivery belongs to its handler: what one does to it no other sees.
@@ -94,4 +98,39 @@ func TestReceiveMaximumExceeded(t *testing.T) {
 		t.Error(err)
 	}
 	eventually(t, "it is back", c.Connected)
+}
+
+// A delivery says how much came over the wire, and on which topic there.
+func TestSizeAndFullTopic(t *testing.T) {
+	b := startBroker(t)
+	c := connect(t, Options{URL: b.URL(), ID: "x"})
+	k, outside := newCollector(), newCollector()
+	subscribe(t, c, "system/events/+", k.handle)
+	subscribe(t, c, topic.Absolute("other/#"), outside.handle)
+	text := strings.Repeat("mow ", 500)
+	m, err := message.NewEvent("x", message.Event{EventType: "long", EventData: json.RawMessage(`{"text":"` + text + `"}`)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, compressed, err := message.Encode(&m, message.Limits{})
+	if err != nil || !compressed {
+		t.Fatalf("compressed %v: %v", compressed, err)
+	}
+	if err := c.Publish(testContext(t), "system/events/long", m); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Publish(testContext(t), topic.Absolute("other/x"), message.NewRaw([]byte("12345"))); err != nil {
+		t.Fatal(err)
+	}
+	k.wait(t, 1)
+	outside.wait(t, 1)
+	if d := k.all()[0]; d.Size != len(body) || d.Size >= len(d.Message.Payload) || d.FullTopic() != "lawnberry/system/events/long" {
+		t.Errorf("%d bytes on %s, want %d", d.Size, d.FullTopic(), len(body))
+	}
+	if d := outside.all()[0]; d.Size != 5 || d.FullTopic() != "other/x" {
+		t.Errorf("%d bytes on %s", d.Size, d.FullTopic())
+	}
+	if got := (&Delivery{Topic: "a"}).FullTopic(); got != "a" {
+		t.Errorf("of none that was received: %q", got)
+	}
 }

@@ -214,5 +214,6 @@ func (e *CommandError) Error() string {
 	return s + e.Message
 }
 
-// Unwrap returns what is behind e: context.DeadlineExceeded of a timeout, context.Canceled of a cancelled call.
+// Unwrap returns what is behind e: context.DeadlineExceeded of a timeout, context.Canceled of a cancelled call, a *RefusedError when
+// the broker has refused it.
 func (e *CommandError) Unwrap() error { return e.cause }

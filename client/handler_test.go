@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/lawnberry/lawnberry/broker"
+	"github.com/lawnberry/lawnberry/internal/brokertest"
 	"github.com/lawnberry/lawnberry/internal/packet"
 	"github.com/lawnberry/lawnberry/message"
 )
@@ -19,7 +20,7 @@ import (
 // A handler that hangs delays no other, however much comes for the others and as long as its own queue has room. It
 // fails if ackAhead returns false: the broker's window fills up.
 func TestHangingHandlerDelaysNobody(t *testing.T) {
-	modes(t, func(t *testing.T, b *broker.Broker, o Options) {
+	modes(t, func(t *testing.T, b brokertest.Broker, o Options) {
 		c := connect(t, o)
 		publisher := connect(t, Options{URL: b.URL()})
 		k := newCollector()
@@ -38,13 +39,13 @@ func TestHangingHandlerDelaysNobody(t *testing.T) {
 		for i := range fast {
 			publisher.PublishAsync("fast", raw(strconv.Itoa(i)), WithQoS(byte(1+i%2)))
 		}
-		k.wait(t, slow+fast)
+		eventually(t, "all of them", func() bool { return len(k.once(t)) == slow+fast })
 		close(hang)
-		eventually(t, "the slow one gets all", func() bool { return len(hung.all()) == slow })
-		if s := c.Stats(); s.Dropped != 0 || s.Reconnects != 0 {
+		eventually(t, "the slow one gets all", func() bool { return len(hung.once(t)) == slow })
+		if s := c.Stats(); s.Dropped != 0 || s.Reconnects != 0 && !brokertest.IsMosquitto(t) {
 			t.Errorf("%+v", s)
 		}
-		eventually(t, "all is acknowledged", func() bool { return b.Stats().Queued == 0 })
+		eventually(t, "all is acknowledged", func() bool { return brokertest.Holds(b, func(s broker.Stats) bool { return s.Queued == 0 }) })
 	})
 }
 
@@ -69,12 +70,27 @@ func TestFloodedHandler(t *testing.T) {
 		t.Errorf("%d messages wait in the client", got)
 	}
 	close(hang)
-	k.wait(t, n)
-	for i, text := range k.texts() {
+	eventually(t, "all of them", func() bool { return len(k.once(t)) == n })
+	for i, text := range k.once(t) {
 		if text != strconv.Itoa(i) {
 			t.Fatalf("%d: %s", i, text)
 		}
 	}
+}
+
+// once returns the texts of what came, without what Mosquitto 2.0.11 repeats: at times a whole window over the same connection, marked as
+// repeated. (When it is more than the receive maximum the client ends the connection, and there are more repetitions.)
+func (k *collector) once(t testing.TB) (texts []string) {
+	mosquitto := brokertest.IsMosquitto(t)
+	came := map[string]bool{}
+	for _, d := range k.all() {
+		text := string(d.Message.Payload)
+		if key := d.Topic + " " + text; !mosquitto || !d.Dup || !came[key] {
+			came[key] = true
+			texts = append(texts, text)
+		}
+	}
+	return texts
 }
 
 func TestQueuePolicies(t *testing.T) {
@@ -122,7 +138,7 @@ func TestQueuePolicies(t *testing.T) {
 			if n := c.Stats().Dropped; n != tt.lost {
 				t.Errorf("%d dropped, want %d", n, tt.lost)
 			}
-			eventually(t, "all is acknowledged", func() bool { return b.Stats().Queued == 0 })
+			eventually(t, "all is acknowledged", func() bool { return brokertest.Holds(b, func(s broker.Stats) bool { return s.Queued == 0 }) })
 		})
 	}
 }
@@ -141,7 +157,7 @@ func TestPanicInHandler(t *testing.T) {
 	}
 	k.wait(t, 3)
 	eventually(t, "they are counted", func() bool { return c.Stats().Panics == 3 })
-	eventually(t, "all is acknowledged", func() bool { return b.Stats().Queued == 0 })
+	eventually(t, "all is acknowledged", func() bool { return brokertest.Holds(b, func(s broker.Stats) bool { return s.Queued == 0 }) })
 	eventually(t, "the log has them with their stacks", func() bool {
 		s := lines()
 		return strings.Contains(s, "oh 2") && strings.Contains(s, "handler_test.go")
@@ -150,7 +166,7 @@ func TestPanicInHandler(t *testing.T) {
 
 // After Unsubscribe no message reaches the handler, and what was queued for it is acknowledged.
 func TestUnsubscribe(t *testing.T) {
-	modes(t, func(t *testing.T, b *broker.Broker, o Options) {
+	modes(t, func(t *testing.T, b brokertest.Broker, o Options) {
 		c := connect(t, o)
 		publisher := connect(t, Options{URL: b.URL()})
 		k := newCollector()
@@ -180,7 +196,7 @@ func TestUnsubscribe(t *testing.T) {
 		if got := k.settle(t, c); len(got) != 1 {
 			t.Errorf("%q", got)
 		}
-		eventually(t, "all is acknowledged", func() bool { return b.Stats().Queued == 0 })
+		eventually(t, "all is acknowledged", func() bool { return brokertest.Holds(b, func(s broker.Stats) bool { return s.Queued == 0 }) })
 		if n := len(c.Stats().Handlers); n != 0 {
 			t.Errorf("%d handlers", n)
 		}
@@ -195,7 +211,7 @@ func TestUnsubscribe(t *testing.T) {
 
 // What is subscribed and unsubscribed while there is no connection holds after it is back, also in a resumed session.
 func TestSubscribeWhileDisconnected(t *testing.T) {
-	modes(t, func(t *testing.T, b *broker.Broker, o Options) {
+	modes(t, func(t *testing.T, b brokertest.Broker, o Options) {
 		p, url := startProxy(t, b)
 		if o.Dial != nil {
 			o.Dial = viaV311(t, p.Addr())
@@ -230,7 +246,7 @@ func TestSubscribeWhileDisconnected(t *testing.T) {
 		if err := <-subscribed; err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "the broker has what it should", func() bool { return b.Stats().Subscriptions == 4 }) // and two responses
+		eventually(t, "the broker has what it should", func() bool { return brokertest.Holds(b, func(s broker.Stats) bool { return s.Subscriptions == 4 }) }) // and two responses
 		for _, name := range []string{"old", "never", "kept", "new"} {
 			publish(t, publisher, name, name, WithQoS(1))
 		}
@@ -478,6 +494,7 @@ func TestBadInput(t *testing.T) {
 	}
 	good := []string{"", "12.6", "plain text", `{"a":1}`, `[1,2`, "null", "\xff\xfe", envelope(now, `,"unknown":1`)}
 
+	brokertest.Embedded(t, "it sends one message for several subscriptions, so that it is rejected once")
 	b := startBrokerWith(t, broker.Options{Listeners: []broker.Listener{{Network: "tcp", Address: "127.0.0.1:0"}}, MaxPacketSize: 1 << 20})
 	log, lines := logged()
 	c := connect(t, Options{URL: b.URL(), ID: "c", Logger: log})
@@ -512,7 +529,7 @@ func TestBadInput(t *testing.T) {
 	if n := strings.Count(lines(), "message rejected"); n != sent {
 		t.Errorf("%d log lines, want %d", n, sent)
 	}
-	eventually(t, "all is acknowledged", func() bool { return b.Stats().Queued == 0 })
+	eventually(t, "all is acknowledged", func() bool { return brokertest.Holds(b, func(s broker.Stats) bool { return s.Queued == 0 }) })
 }
 
 // Retained messages, Wills and service status are exempt from the age limit, not from expires_at.
@@ -556,7 +573,7 @@ func TestAgeLimit(t *testing.T) {
 
 // Subscribing and unsubscribing at random, from many goroutines, loses no message for those that stay.
 func TestSubscribeConcurrently(t *testing.T) {
-	modes(t, func(t *testing.T, b *broker.Broker, o Options) {
+	modes(t, func(t *testing.T, b brokertest.Broker, o Options) {
 		c := connect(t, o)
 		publisher := connect(t, Options{URL: b.URL()})
 		k := newCollector()

@@ -48,6 +48,9 @@ func (c *Client) dial(ctx context.Context, first bool, most time.Duration) (l *l
 		c.v5 = c.v5 || version == packet.V5
 		return l, present, nil
 	}
+	if c.opts.Version != 0 {
+		return nil, false, err
+	}
 	var refused *refusal
 	unsupported := errors.As(err, &refused) && refused.code == packet.UnsupportedVersion
 	if unsupported && version == packet.V311 { // a broker that had only 3.1.1 was replaced
@@ -77,9 +80,9 @@ func isClosed(err error) bool {
 }
 
 // open connects with one version. A session made with the other version is not continued: its subscriptions are
-// not what this version would have made.
+// not what this version would have made. Neither is one that another broker may have from earlier: it knows nothing of what was sent since.
 func (c *Client) open(ctx context.Context, v packet.Version, first bool) (*link, bool, error) {
-	clean := first && c.opts.CleanStart || c.opts.SessionExpiry < 0 || c.spoken != 0 && c.spoken != v
+	clean := first && c.opts.CleanStart || c.opts.SessionExpiry < 0 || c.spoken != 0 && c.spoken != v || c.served != nil && c.served != c.endpoint.Load()
 	if v == packet.V311 && clean && c.opts.SessionExpiry >= 0 {
 		// In 3.1.1 a session that starts clean ends with its connection, so an extra connection does the cleaning.
 		if err := c.wipe(ctx); err != nil {
@@ -89,7 +92,7 @@ func (c *Client) open(ctx context.Context, v packet.Version, first bool) (*link,
 	}
 	l, present, err := c.handshake(ctx, v, clean)
 	if err == nil {
-		c.spoken = v
+		c.spoken, c.served = v, c.endpoint.Load()
 	}
 	return l, present, err
 }
@@ -116,7 +119,7 @@ func (c *Client) handshake(ctx context.Context, v packet.Version, clean bool) (*
 	if err != nil {
 		return nil, false, err
 	}
-	conn, err := c.endpoint.dial(ctx)
+	conn, err := c.endpoint.Load().dial(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
@@ -152,7 +155,7 @@ func (c *Client) connectPacket(v packet.Version, clean bool) ([]byte, error) {
 		ClientID:  []byte(c.wireID),
 	}
 	user, pass, hasPass := o.Username, string(o.Password), o.Password != ""
-	if u := c.endpoint.user; u != nil && user == "" {
+	if u := c.endpoint.Load().user; u != nil && user == "" {
 		user = u.Username()
 		if pw, ok := u.Password(); ok {
 			pass, hasPass = pw, true
@@ -315,6 +318,10 @@ func (c *Client) adopt(l *link, p *packet.Properties) {
 	s.wildcard = !no(p.WildcardAvailable)
 	s.shared = !no(p.SharedAvailable)
 	s.identifiers = s.identifiers && !no(p.SubIDAvailable)
+	s.sessionExpiry = -1
+	if p.SessionExpiry.OK { // [MQTT-3.2.2.3.2]
+		s.sessionExpiry = time.Duration(p.SessionExpiry.V) * time.Second
+	}
 	if p.ServerKeepAlive.OK { // [MQTT-3.2.2-21]
 		l.keepAlive = time.Duration(p.ServerKeepAlive.V) * time.Second
 	}

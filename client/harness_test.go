@@ -16,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/lawnberry/lawnberry/broker"
+	"github.com/lawnberry/lawnberry/internal/brokertest"
 	"github.com/lawnberry/lawnberry/internal/faultnet"
 	"github.com/lawnberry/lawnberry/internal/packet"
 	"github.com/lawnberry/lawnberry/message"
@@ -33,7 +34,7 @@ func testContext(t testing.TB) context.Context {
 	return ctx
 }
 
-func startBroker(t testing.TB, listeners ...broker.Listener) *broker.Broker {
+func startBroker(t testing.TB, listeners ...broker.Listener) brokertest.Broker {
 	t.Helper()
 	if len(listeners) == 0 {
 		listeners = []broker.Listener{{Network: "tcp", Address: "127.0.0.1:0"}}
@@ -41,17 +42,12 @@ func startBroker(t testing.TB, listeners ...broker.Listener) *broker.Broker {
 	return startBrokerWith(t, broker.Options{Listeners: listeners})
 }
 
-func startBrokerWith(t testing.TB, o broker.Options) *broker.Broker {
+func startBrokerWith(t testing.TB, o broker.Options) brokertest.Broker {
 	t.Helper()
-	b, err := broker.Start(testContext(t), o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { stopBroker(t, b) })
-	return b
+	return brokertest.StartWith(t, o)
 }
 
-func stopBroker(t testing.TB, b *broker.Broker) {
+func stopBroker(t testing.TB, b brokertest.Broker) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -61,7 +57,7 @@ func stopBroker(t testing.TB, b *broker.Broker) {
 }
 
 // startProxy puts faults before b.
-func startProxy(t testing.TB, b *broker.Broker) (*faultnet.Proxy, string) {
+func startProxy(t testing.TB, b brokertest.Broker) (*faultnet.Proxy, string) {
 	t.Helper()
 	for e := range b.Endpoints() {
 		p, err := faultnet.Start(e.Address)
@@ -217,7 +213,7 @@ func (k *collector) settle(t testing.TB, c *Client) []string {
 }
 
 // onlyV311 dials b through something that refuses MQTT 5 in one of the ways brokers do.
-func onlyV311(b *broker.Broker, refusal string) func(ctx context.Context) (net.Conn, error) {
+func onlyV311(b brokertest.Broker, refusal string) func(ctx context.Context) (net.Conn, error) {
 	return func(ctx context.Context) (net.Conn, error) {
 		conn, err := b.Dial(ctx)
 		if err != nil {
@@ -297,7 +293,7 @@ func scripted(t testing.TB, play func(n int, s *script)) func(ctx context.Contex
 	}
 }
 
-// next returns the next packet other than PINGREQ, which it answers, or nil at the end or DISCONNECT.
+// next returns the next packet other than PINGREQ and a SUBSCRIBE that renews, which it answers, or nil at the end or DISCONNECT.
 func (s *script) next() packet.Packet {
 	for {
 		first, body, err := s.rd.Next()
@@ -315,6 +311,11 @@ func (s *script) next() packet.Packet {
 		case *packet.Pingreq:
 			s.send(&packet.Pingresp{})
 			continue
+		case *packet.Subscribe:
+			if len(p.Subscriptions) == 1 && p.Subscriptions[0].RetainHandling == 1 {
+				s.confirm(p)
+				continue
+			}
 		case *packet.Disconnect:
 			return nil
 		}

@@ -10,6 +10,7 @@ import (
 // eighth at most, from microseconds to days. Recording is a few atomic additions; it may be used concurrently.
 type histogram struct {
 	count   atomic.Uint64
+	sum     atomic.Int64 // ns
 	max     atomic.Int64
 	buckets [octaves * steps]atomic.Uint64
 }
@@ -42,6 +43,7 @@ func upper(i int) time.Duration {
 func (h *histogram) record(d time.Duration) {
 	d = max(d, 0)
 	h.count.Add(1)
+	h.sum.Add(int64(d))
 	h.buckets[bucket(d)].Add(1)
 	for {
 		old := h.max.Load()
@@ -54,6 +56,7 @@ func (h *histogram) record(d time.Duration) {
 // Quantiles of a latency. P50 and P99 are exact to an eighth.
 type Quantiles struct {
 	Count         uint64
+	Sum           time.Duration
 	P50, P99, Max time.Duration
 }
 
@@ -64,7 +67,7 @@ func (h *histogram) quantiles() Quantiles {
 		counts[i] = h.buckets[i].Load()
 		total += counts[i]
 	}
-	q := Quantiles{Count: total, Max: time.Duration(h.max.Load())}
+	q := Quantiles{Count: total, Sum: time.Duration(h.sum.Load()), Max: time.Duration(h.max.Load())}
 	if total == 0 {
 		return q
 	}

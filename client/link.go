@@ -36,6 +36,7 @@ type link struct {
 	server  server
 	resumed bool // the broker had the session
 	began   time.Time
+	number  uint64 // of the connections that were ready, 0 before; guarded by Client.mu
 
 	// Guarded by Client.mu.
 	out        []byte      // what is written next
@@ -94,6 +95,7 @@ type server struct {
 	wildcard       bool
 	identifiers    bool // subscription identifiers, which need MQTT 5
 	shared         bool
+	sessionExpiry  time.Duration // that the broker has granted instead; negative is none
 }
 
 // push sees to it that what was appended is written: by the reader, if it is at work and that is little, else by the writer.
@@ -163,6 +165,9 @@ func (c *Client) fail(l *link, err error) {
 	c.mu.Lock()
 	if l.err == nil && !l.farewell { // the end after a DISCONNECT of ours is no failure
 		l.err = err
+	}
+	if l.number != 0 {
+		c.connection.CompareAndSwap(l.number, 0)
 	}
 	c.mu.Unlock()
 	l.close()

@@ -1,77 +1,18 @@
 package client
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/lawnberry/lawnberry/internal/faultnet"
+	"github.com/lawnberry/lawnberry/internal/mosquittotest"
 )
 
-// startMosquitto runs a real Mosquitto and returns host:port.
-func startMosquitto(t *testing.T) string {
-	t.Helper()
-	binary, err := exec.LookPath("mosquitto")
-	if err != nil {
-		if _, err := os.Stat("/usr/sbin/mosquitto"); err != nil {
-			t.Fatal("Mosquitto is missing: make test installs it, or says what to install")
-		}
-		binary = "/usr/sbin/mosquitto"
-	}
-	for range 5 { // the free port may be taken before Mosquitto is there
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, port, _ := net.SplitHostPort(l.Addr().String())
-		_ = l.Close()
-		file := filepath.Join(t.TempDir(), "conf")
-		conf := "listener " + port + " 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\nmax_queued_messages 0\n"
-		if err := os.WriteFile(file, []byte(conf), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		cmd := exec.Command(binary, "-c", file)
-		var log bytes.Buffer
-		cmd.Stdout, cmd.Stderr = &log, &log
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		ended := make(chan struct{})
-		go func() {
-			defer close(ended)
-			_ = cmd.Wait()
-		}()
-		address := "127.0.0.1:" + port
-		for up := false; !up; {
-			conn, err := net.DialTimeout("tcp", address, time.Second)
-			if up = err == nil; up {
-				_ = conn.Close()
-				t.Cleanup(func() {
-					_ = cmd.Process.Kill()
-					<-ended
-				})
-				return address
-			}
-			select {
-			case <-ended:
-				up = true
-			case <-time.After(5 * time.Millisecond):
-			}
-		}
-		t.Logf("mosquitto ended: %s", log.String())
-	}
-	t.Fatal("mosquitto does not start")
-	return ""
-}
+func startMosquitto(t *testing.T) string { return mosquittotest.Start(t, "max_queued_messages 0") }
 
 // With Mosquitto, in both versions: overlapping filters (of which it sends copies), retained messages, calls, and
 // 20 cuts in a stream of messages.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/lawnberry/lawnberry/internal/packet"
 	"github.com/lawnberry/lawnberry/message"
 	"github.com/lawnberry/lawnberry/topic"
 )
@@ -93,8 +94,12 @@ type Will struct {
 type Options struct {
 	// URL is tcp://, mqtt:// (port 1883 unless named), ssl://, tls://, mqtts:// (8883), ws://, wss:// or unix://PATH.
 	// It may carry a user name and a password.
-	URL  string
-	Dial func(ctx context.Context) (net.Conn, error) // instead of URL, for in-process connections
+	URL string
+	// Fallback are further addresses of the same broker, or of brokers that share what they hold. When URL does not answer, the next one
+	// is tried at once, and after a lost connection the one that answered last comes first. A session is not continued at another address:
+	// what was not acknowledged is sent again there, so that over such a change QoS 2 may come twice.
+	Fallback []string
+	Dial     func(ctx context.Context) (net.Conn, error) // instead of URL and Fallback, for in-process connections
 
 	ID         string          // MQTT client id, and the sender of our messages; "" lets one be made
 	Topics     *topic.Registry // nil is topic.New("")
@@ -108,6 +113,9 @@ type Options struct {
 	// messages for it wait for the disk. Without it the session outlives lost connections only: the CONNECT (MQTT 5) says so
 	// by the user property session-durability: memory, which other brokers ignore.
 	DurableSession bool
+
+	// Version is the protocol to speak, and no other: 4 (MQTT 3.1.1) or 5. 0 is MQTT 5, or 3.1.1 with a broker that refuses it.
+	Version byte
 
 	KeepAlive time.Duration // 0 is 60 s; the broker may impose another
 	// Probe is how long nothing has to be received until the client asks the broker for a sign of life. When none comes
@@ -170,6 +178,10 @@ type Options struct {
 	Limits       message.Limits
 	Uncompressed []string     // filters (relative or full) of topics whose messages are never compressed
 	Logger       *slog.Logger // nil is discarded
+
+	// Tracer is told of what is published, handled, called and served, and has messages say over MQTT 5 which trace they belong to. nil
+	// costs nothing. Messages that this package sends by itself, such as responses, are not told of.
+	Tracer Tracer
 }
 
 const (
@@ -197,6 +209,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Dir != "" && o.ID == "" {
 		return o, fmt.Errorf("client directory %s: the client needs an id (Options.ID), the same in each process", o.Dir)
+	}
+	if v := packet.Version(o.Version); v != 0 && v != packet.V311 && v != packet.V5 {
+		return o, fmt.Errorf("protocol version %d: must be 4 (MQTT 3.1.1), 5, or 0 for either", o.Version)
 	}
 	if o.ReconnectFactor == 0 {
 		o.ReconnectFactor = 2

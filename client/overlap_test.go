@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lawnberry/lawnberry/broker"
+	"github.com/lawnberry/lawnberry/internal/brokertest"
 	"github.com/lawnberry/lawnberry/internal/packet"
 	"github.com/lawnberry/lawnberry/message"
 	"github.com/lawnberry/lawnberry/topic"
@@ -16,7 +16,7 @@ import (
 
 // Every handler gets each message once, whatever overlaps, and retained ones when it subscribes.
 func TestOverlappingFilters(t *testing.T) {
-	modes(t, func(t *testing.T, b *broker.Broker, o Options) {
+	modes(t, func(t *testing.T, b brokertest.Broker, o Options) {
 		c := connect(t, o)
 		publisher := connect(t, Options{URL: b.URL()})
 		publish(t, publisher, "a/1/c", "retained", WithRetain(true))

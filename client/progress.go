@@ -27,6 +27,7 @@ type calling struct {
 	progress    func(value json.RawMessage)
 	unannounced bool
 	once        bool // QoS 1
+	span        Span // nil without a Tracer
 }
 
 // AtLeastOnce sends the request at QoS 1, not 2. Some brokers, such as Mosquitto, can say at QoS 1 alone that nobody serves the

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lawnberry/lawnberry/broker"
+	"github.com/lawnberry/lawnberry/internal/brokertest"
 	"github.com/lawnberry/lawnberry/message"
 )
 
@@ -143,7 +143,7 @@ func TestProgressOnTheWire(t *testing.T) {
 // Over MQTT 3.1.1 nobody can ask for progress, and nothing breaks.
 func TestProgressOver311(t *testing.T) {
 	t.Parallel()
-	modes(t, func(t *testing.T, b *broker.Broker, o Options) {
+	modes(t, func(t *testing.T, b brokertest.Broker, o Options) {
 		o.ID = "web"
 		c := connect(t, o)
 		server := connect(t, Options{URL: b.URL(), ID: "nav"})

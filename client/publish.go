@@ -27,12 +27,13 @@ type publishing struct {
 	setQoS      bool
 	retain      bool
 	setRetain   bool
+	volatile    bool
+	unlimited   bool
 	expiry      time.Duration
 	user        [][2]string
 	response    string
 	correlation []byte
-	volatile    bool
-	unlimited   bool
+	traced      context.Context // whose trace PublishAsync continues; nil is none
 }
 
 // WithQoS replaces the registry's QoS: 0, 1 or 2. A critical message goes out at QoS 2 all the same.
@@ -105,12 +106,15 @@ type publication struct {
 // all the same, others are not; *[RefusedError] when the broker refuses; ErrClosed; and ctx's error when
 // that ends first: m may be delivered nevertheless. Messages of one goroutine to one topic keep their order.
 // Publish may be called concurrently, and by handlers.
-func (c *Client) Publish(ctx context.Context, topic string, m message.Message, opts ...PublishOption) error {
+func (c *Client) Publish(ctx context.Context, topic string, m message.Message, opts ...PublishOption) (err error) {
 	if err := ctx.Err(); err != nil {
 		_ = c.reject(sending, topic, m.Metadata.ID, err)
 		return fmt.Errorf("publish %s: %w", topic, err)
 	}
-	p, err := c.prepare(topic, m, opts)
+	p, span, err := c.prepareTraced(ctx, topic, m, opts)
+	if span != nil {
+		defer func() { span.End(err) }()
+	}
 	if err != nil {
 		return fmt.Errorf("publish %s: %w", topic, err)
 	}
@@ -148,9 +152,12 @@ func (c *Client) publishError(topic string, err error) error {
 // PublishAsync is Publish without waiting: the receipt tells when the message is safe, or why not. While connected it
 // waits for room if Outbox.Max messages of the topic's class wait already.
 func (c *Client) PublishAsync(topic string, m message.Message, opts ...PublishOption) *Receipt {
-	p, err := c.prepare(topic, m, opts)
+	p, span, err := c.prepareTraced(context.Background(), topic, m, opts)
 	if err == nil {
 		err = c.submit(context.Background(), p, false)
+	}
+	if span != nil {
+		span.End(err)
 	}
 	if err != nil {
 		r := &Receipt{c: c}
@@ -169,6 +176,15 @@ func (c *Client) prepare(name string, m message.Message, opts []PublishOption) (
 		o(&p.publishing)
 	}
 	return p, c.fill(p, name, &m)
+}
+
+// prepareTraced is prepare, with the span that the message belongs to; nil without a Tracer.
+func (c *Client) prepareTraced(ctx context.Context, name string, m message.Message, opts []PublishOption) (*publication, Span, error) {
+	if c.opts.Tracer == nil {
+		p, err := c.prepare(name, m, opts)
+		return p, nil, err
+	}
+	return c.prepareSpan(ctx, name, m, opts)
 }
 
 // fill is prepare for a publication that is there already.

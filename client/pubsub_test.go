@@ -12,12 +12,13 @@ import (
 	"time"
 
 	"github.com/lawnberry/lawnberry/broker"
+	"github.com/lawnberry/lawnberry/internal/brokertest"
 	"github.com/lawnberry/lawnberry/message"
 	"github.com/lawnberry/lawnberry/topic"
 )
 
 // modes are the two ways to know whom a message is for.
-func modes(t *testing.T, f func(t *testing.T, b *broker.Broker, o Options)) {
+func modes(t *testing.T, f func(t *testing.T, b brokertest.Broker, o Options)) {
 	t.Run("MQTT 5", func(t *testing.T) {
 		b := startBroker(t)
 		f(t, b, Options{URL: b.URL()})
@@ -63,6 +64,38 @@ func TestDeliveryCarriesEverything(t *testing.T) {
 	}
 	if s := c.Stats(); s.Sent != 1 || s.Received != 1 || s.RoundTrip.Count != 1 || s.OneWay.Count != 1 || len(s.Handlers) != 1 || s.OneWay.Max <= 0 {
 		t.Errorf("%+v", s)
+	}
+}
+
+// Retained messages and Wills say nothing about latency: they were sent at some time before.
+func TestOneWayIsOfWhatIsSentNow(t *testing.T) {
+	b := startBroker(t)
+	c := connect(t, Options{URL: b.URL(), ID: "x"})
+	say := func(age time.Duration, opts ...PublishOption) {
+		t.Helper()
+		m, err := message.NewStatus("x", message.Status{Status: "healthy"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.Metadata.Timestamp = message.Seconds(time.Now().Add(-age))
+		if err := c.Publish(testContext(t), "sensors/gps/status", m, opts...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	say(100 * time.Second)
+	late := connect(t, Options{URL: b.URL(), ID: "late"})
+	k := newCollector()
+	subscribe(t, late, "sensors/#", k.handle)
+	k.wait(t, 1)
+	say(100*time.Second, WithUser(willKey, "1"))
+	k.wait(t, 2)
+	if s := late.Stats(); s.Received != 2 || s.OneWay.Count != 0 {
+		t.Fatalf("%d received, one way: %+v", s.Received, s.OneWay)
+	}
+	say(0)
+	k.wait(t, 3)
+	if s := late.Stats(); s.OneWay.Count != 1 || s.OneWay.Max > 50*time.Second {
+		t.Errorf("one way: %+v", s.OneWay)
 	}
 }
 
@@ -251,7 +284,8 @@ func TestPublishErrors(t *testing.T) {
 }
 
 func TestNoLocal(t *testing.T) {
-	modes(t, func(t *testing.T, b *broker.Broker, o Options) {
+	brokertest.Embedded(t, "Mosquitto 2.0 keeps the no-local of a subscription that is made again without")
+	modes(t, func(t *testing.T, b brokertest.Broker, o Options) {
 		o.ID = "me"
 		c := connect(t, o)
 		other := connect(t, Options{URL: b.URL(), ID: "other"})
@@ -309,7 +343,7 @@ func TestSharedSubscription(t *testing.T) {
 
 // 50 goroutines publish at once on three topics each; each goroutine's messages to one topic keep their order.
 func TestConcurrentPublishersKeepOrder(t *testing.T) {
-	modes(t, func(t *testing.T, b *broker.Broker, o Options) {
+	modes(t, func(t *testing.T, b brokertest.Broker, o Options) {
 		sender := connect(t, o)
 		receiver := connect(t, Options{URL: b.URL()})
 		k := newCollector()
@@ -396,7 +430,7 @@ func TestRefusedByBroker(t *testing.T) {
 
 // Nothing that a handler does may deadlock.
 func TestHandlersMayUseTheClient(t *testing.T) {
-	modes(t, func(t *testing.T, b *broker.Broker, o Options) {
+	modes(t, func(t *testing.T, b brokertest.Broker, o Options) {
 		c := connect(t, o)
 		done := make(chan error, 1)
 		do := func(f func(ctx context.Context, s *Subscription) error) {

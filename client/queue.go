@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"fmt"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -22,6 +23,9 @@ type backlog struct {
 	head    int
 	stopped bool
 
+	added, removed uint64        // items so far
+	drained        chan struct{} // closed when an item is done with; nil if nobody waits
+
 	// What a handler has begun with proceed goes on beside what comes next, in as many goroutines as it takes.
 	idle   int    // goroutines that wait for an item
 	taking bool   // the goroutine with the latest item has not proceeded
@@ -37,12 +41,14 @@ func (b *backlog) add(it item) {
 		b.items, b.head = b.items[:n], 0
 	}
 	b.items = append(b.items, it)
+	b.added++
 }
 
 func (b *backlog) take() item {
 	it := b.items[b.head]
 	b.items[b.head] = item{}
 	b.head++
+	b.removed++
 	return it
 }
 
@@ -51,7 +57,43 @@ func (b *backlog) takeOut(i int) item {
 	i += b.head
 	it := b.items[i]
 	b.items = slices.Delete(b.items, i, i+1)
+	b.removed++
 	return it
+}
+
+// done lets those look who wait for the handler.
+func (b *backlog) done() {
+	if b.drained != nil {
+		close(b.drained)
+		b.drained = nil
+	}
+}
+
+// Drain waits until the handler has returned for every message that was received before Drain was called, or ctx ends, or the subscription
+// does. So what an answer to a call says can be put after all that came before it. In a queue that drops messages those that are dropped
+// meanwhile count as if they had been handled. The handler itself must not call it.
+func (s *Subscription) Drain(ctx context.Context) error {
+	b := &s.waiting
+	b.mu.Lock()
+	target := b.added
+	for !b.stopped && (b.removed < target || b.taking) {
+		if b.drained == nil {
+			b.drained = make(chan struct{})
+		}
+		next := b.drained
+		b.mu.Unlock()
+		select {
+		case <-next:
+		case <-ctx.Done():
+			return fmt.Errorf("drain %s: %w", s.filter, context.Cause(ctx))
+		}
+		b.mu.Lock()
+		if b.removed > target { // the one that is running came later
+			break
+		}
+	}
+	b.mu.Unlock()
+	return nil
 }
 
 // push queues it for the handler, unless the bound says otherwise. It does not wait. What is lost, which may be it, is
@@ -150,6 +192,7 @@ func (s *Subscription) handle() {
 		if b.round == round {
 			b.taking = false
 		}
+		b.done()
 	}
 }
 
@@ -200,7 +243,7 @@ func (s *Subscription) run(it item) {
 // callHandler calls the handler within its time, and says so if it takes longer.
 func (s *Subscription) callHandler(d *Delivery) {
 	if s.timeout <= 0 {
-		s.h(s.ctx, d)
+		s.invoke(s.ctx, d)
 		return
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, s.timeout)
@@ -212,6 +255,14 @@ func (s *Subscription) callHandler(d *Delivery) {
 		s.c.opts.Logger.Warn("handler takes too long", "filter", s.filter, "topic", topic, "timeout", s.timeout)
 	})
 	defer late.Stop()
+	s.invoke(ctx, d)
+}
+
+func (s *Subscription) invoke(ctx context.Context, d *Delivery) {
+	if s.c.opts.Tracer != nil {
+		s.tracedHandler(ctx, d)
+		return
+	}
 	s.h(ctx, d)
 }
 
@@ -228,6 +279,7 @@ func (s *Subscription) stop() []item {
 	b.items, b.head, b.stopped = nil, 0, true
 	s.backlog.Store(0)
 	b.more.Broadcast()
+	b.done()
 	return left
 }
 

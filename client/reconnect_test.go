@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/lawnberry/lawnberry/broker"
+	"github.com/lawnberry/lawnberry/internal/brokertest"
 	"github.com/lawnberry/lawnberry/internal/faultnet"
 	"github.com/lawnberry/lawnberry/internal/packet"
 	"github.com/lawnberry/lawnberry/message"
@@ -65,7 +66,7 @@ func TestBrokerRestarts(t *testing.T) {
 	default:
 	}
 	// The subscriber must be back first, or the new broker has nobody to give the messages to.
-	again, err := broker.Start(testContext(t), broker.Options{
+	startBrokerWith(t, broker.Options{
 		Listeners: []broker.Listener{{Network: "tcp", Address: address}},
 		Authenticate: func(_ context.Context, l broker.Login) error {
 			if l.ClientID == "pub" && !sub.Connected() {
@@ -73,10 +74,6 @@ func TestBrokerRestarts(t *testing.T) {
 			}
 			return nil
 		}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { stopBroker(t, again) })
 	k.wait(t, 201)
 	for _, r := range receipts {
 		<-r.Delivered()
@@ -373,7 +370,8 @@ func TestCuts(t *testing.T) {
 						next = i + 1
 					}
 					t.Logf("%d cuts, %d sent, %d lost, %d duplicated, %d out of order", cuts.Load(), n, n-len(seen), duplicated, outOfOrder)
-					if len(seen) != n || outOfOrder > 0 || qos == 2 && duplicated > 0 {
+					// Mosquitto sends QoS 2 messages again now and then whose PUBREC it had: docs/mosquitto.md says so.
+					if len(seen) != n || outOfOrder > 0 || qos == 2 && duplicated > 0 && !brokertest.IsMosquitto(t) {
 						t.Fail()
 					}
 				})
@@ -491,7 +489,8 @@ func TestResume(t *testing.T) {
 
 // A restarted process finds what its session has collected.
 func TestSessionOfFormerProcess(t *testing.T) {
-	modes(t, func(t *testing.T, b *broker.Broker, o Options) {
+	brokertest.Embedded(t, "Mosquitto 2.0 sends some of a long queue out of order, with DUP, when acknowledgements are late")
+	modes(t, func(t *testing.T, b brokertest.Broker, o Options) {
 		o.ID, o.SessionExpiry = "durable", time.Hour
 		former := connect(t, o)
 		subscribe(t, former, "unused/#", newCollector().handle)
@@ -551,7 +550,7 @@ func TestParkingEnds(t *testing.T) {
 	if s := c.Stats(); s.Dropped != 2 {
 		t.Errorf("%+v", s)
 	}
-	eventually(t, "the broker has its acknowledgements", func() bool { return b.Stats().Queued == 0 })
+	eventually(t, "the broker has its acknowledgements", func() bool { return brokertest.Holds(b, func(s broker.Stats) bool { return s.Queued == 0 }) })
 }
 
 func TestCloseFlushes(t *testing.T) {
@@ -644,7 +643,9 @@ func TestCloseAndSession(t *testing.T) {
 		if err := c.Close(testContext(t)); err != nil {
 			t.Error(err)
 		}
-		eventually(t, "the broker has let go", func() bool { return b.Stats().Connections == 1 && b.Stats().Sessions == tt.sessions })
+		eventually(t, "the broker has let go", func() bool {
+			return brokertest.Holds(b, func(s broker.Stats) bool { return s.Connections == 1 && s.Sessions == tt.sessions })
+		})
 	}
 	if got := k.settle(t, watcher); len(got) > 0 {
 		t.Errorf("%q", got)

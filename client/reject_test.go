@@ -15,7 +15,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
-	"github.com/lawnberry/lawnberry/broker"
+	"github.com/lawnberry/lawnberry/internal/brokertest"
 	"github.com/lawnberry/lawnberry/internal/packet"
 	"github.com/lawnberry/lawnberry/message"
 )
@@ -407,7 +407,7 @@ func TestRejectedOnSend(t *testing.T) {
 }
 
 // answering has a caller call a server, which is the client that is looked at.
-func answering(b *broker.Broker, h func(ctx context.Context) any) func(*testing.T, Options) *Client {
+func answering(b brokertest.Broker, h func(ctx context.Context) any) func(*testing.T, Options) *Client {
 	return func(t *testing.T, o Options) *Client {
 		server := connect(t, o)
 		name := "server-" + server.ID()

@@ -24,10 +24,7 @@ func (c *Client) run(ctx, first context.Context, result chan<- error) {
 			trying = first
 		}
 		begun := time.Now()
-		l, present, err := c.dial(trying, !established, c.attemptTime(attempt, established))
-		if err != nil && isTimeout(err) {
-			c.abandoned.add()
-		}
+		l, present, err := c.dialAny(trying, !established, c.attemptTime(attempt, established))
 		if err == nil {
 			up := time.Now()
 			err = c.serve(ctx, trying, l, present, !established, func() {
@@ -59,10 +56,10 @@ func (c *Client) run(ctx, first context.Context, result chan<- error) {
 			}
 		}
 		if !established && attempt == 0 {
-			log.Warn("no broker yet, trying again", "broker", c.endpoint.name, "error", err)
+			log.Warn("no broker yet, trying again", "broker", c.endpoint.Load().name, "error", err)
 		}
 		delay := max(c.delay(attempt, err)-time.Since(begun), 0)
-		log.Debug("reconnecting", "broker", c.endpoint.name, "in", delay, "error", err)
+		log.Debug("reconnecting", "broker", c.endpoint.Load().name, "in", delay, "error", err)
 		if !pause(trying, delay) {
 			if !established {
 				result <- cause
@@ -72,8 +69,45 @@ func (c *Client) run(ctx, first context.Context, result chan<- error) {
 	}
 }
 
+// dialAny tries one address after the other until one answers, beginning with the one that did last. When none does, the error is that of the
+// first for which trying again may help, and what endpoint says is that one.
+func (c *Client) dialAny(ctx context.Context, first bool, most time.Duration) (l *link, present bool, err error) {
+	const others = 3 * time.Second // for an address when there are more
+	n := len(c.endpoints)
+	var failed *endpoint
+	for i := range n {
+		ep := c.endpoints[(c.start+i)%n]
+		if c.endpoint.Swap(ep) != ep { // it may be another broker
+			c.version, c.v5 = packet.V5, false
+		}
+		limit := most
+		if i < n-1 {
+			limit = min(limit, others)
+		}
+		l, present, cause := c.dial(ctx, first, limit)
+		if cause == nil {
+			c.start = (c.start + i) % n
+			return l, present, nil
+		}
+		if isTimeout(cause) {
+			c.abandoned.add()
+		}
+		if failed == nil || c.connectError(err).permanent() {
+			failed, err = ep, cause
+		}
+		if ctx.Err() != nil {
+			break
+		}
+		if i < n-1 {
+			c.opts.Logger.Warn("no answer from one address of the broker, trying the next", "broker", ep.name, "error", cause)
+		}
+	}
+	c.endpoint.Store(failed)
+	return nil, false, err
+}
+
 func (c *Client) connectError(err error) *ConnectError {
-	e := &ConnectError{URL: c.endpoint.name, Err: err}
+	e := &ConnectError{URL: c.endpoint.Load().name, Err: err}
 	var refused *refusal
 	if errors.As(err, &refused) {
 		e.Code = byte(refused.code)
@@ -221,14 +255,19 @@ func (c *Client) serve(ctx, setup context.Context, l *link, present, first bool,
 	if err == nil {
 		c.mu.Lock()
 		l.ready = true
+		c.connections++
+		l.number = c.connections
+		if l.err == nil {
+			c.connection.Store(l.number)
+		}
 		c.since = time.Now()
 		if !first {
 			c.stats.reconnects.Add(1)
 		}
 		c.pump(l)
 		c.mu.Unlock()
-		c.opts.Logger.Info("connected", "broker", c.endpoint.name, "client", c.id, "mqtt", l.version.String(), "session", present)
-		c.states.tell(true, nil)
+		c.opts.Logger.Info("connected", "broker", c.endpoint.Load().name, "client", c.id, "mqtt", l.version.String(), "session", present)
+		c.tellStates(true, nil)
 		ready()
 		select {
 		case <-l.down:
@@ -251,9 +290,9 @@ func (c *Client) serve(ctx, setup context.Context, l *link, present, first bool,
 	c.settled()
 	c.mu.Unlock()
 	if wasReady {
-		c.states.tell(false, err)
+		c.tellStates(false, err)
 		if ctx.Err() == nil && err != nil { // not after a DISCONNECT of ours
-			c.opts.Logger.Warn("connection lost", "broker", c.endpoint.name, "client", c.id, "error", err)
+			c.opts.Logger.Warn("connection lost", "broker", c.endpoint.Load().name, "client", c.id, "error", err)
 		}
 	}
 	return err
@@ -309,13 +348,14 @@ func (c *Client) birth(ctx context.Context, l *link) error {
 	return nil
 }
 
-// states tells OnState of changes, in order, from a goroutine of its own that lives while there is something to tell.
+// states tells one who wants to know of changes, in order, from a goroutine of its own that lives while there is something to tell.
 type states struct {
 	f func(connected bool, cause error)
 
-	mu      sync.Mutex
+	mu      sync.Mutex // guards the fields below
 	queue   []change
 	running bool
+	stopped bool
 }
 
 type change struct {
@@ -326,11 +366,11 @@ type change struct {
 func newStates(f func(connected bool, cause error)) *states { return &states{f: f} }
 
 func (s *states) tell(connected bool, cause error) {
-	if s == nil {
-		return
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.stopped {
+		return
+	}
 	s.queue = append(s.queue, change{connected, cause})
 	if !s.running {
 		s.running = true
@@ -341,7 +381,7 @@ func (s *states) tell(connected bool, cause error) {
 func (s *states) drain() {
 	for {
 		s.mu.Lock()
-		if len(s.queue) == 0 {
+		if len(s.queue) == 0 || s.stopped {
 			s.running = false
 			s.mu.Unlock()
 			return
@@ -351,4 +391,11 @@ func (s *states) drain() {
 		s.mu.Unlock()
 		s.f(next.connected, next.cause)
 	}
+}
+
+// stop ends it: no call begins any more.
+func (s *states) stop() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stopped = true
 }

@@ -178,7 +178,7 @@ func (c *Client) verify(in *inbound, n *name, m *message.Message, body []byte) e
 		}
 	}
 	identity, err := c.sealer.signing.Verify(sig, &subject)
-	if err == nil && identity != "" && !m.Raw && m.Metadata.Sender != identity {
+	if err == nil && identity != "" && !m.Raw && !c.sealer.signing.SignsFor(identity, m.Metadata.Sender) {
 		err = errors.New("the key is that of another sender")
 	}
 	if err != nil {

@@ -62,6 +62,9 @@ func TestSignedByPython(t *testing.T) {
 	server := connect(t, Options{Dial: b.Dial, Signing: &Signing{KeyFile: file}})
 	ran := serveEcho(t, server)
 	for e := range b.Endpoints() {
+		if e.Network != "tcp" {
+			continue
+		}
 		host, port, err := net.SplitHostPort(e.Address)
 		if err != nil {
 			t.Fatal(err)

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lawnberry/lawnberry/broker"
+	"github.com/lawnberry/lawnberry/internal/brokertest"
 	"github.com/lawnberry/lawnberry/internal/packet"
 	"github.com/lawnberry/lawnberry/message"
 	"github.com/lawnberry/lawnberry/topic"
@@ -37,7 +37,7 @@ func crash(t *testing.T, c *Client) {
 }
 
 // away is a client that has been connected and is not any more, and stays so.
-func away(t *testing.T, b *broker.Broker, o Options) *Client {
+func away(t *testing.T, b brokertest.Broker, o Options) *Client {
 	t.Helper()
 	p, url := startProxy(t, b)
 	o.URL = url

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/lawnberry/lawnberry/internal/packet"
 	"github.com/lawnberry/lawnberry/message"
 	"github.com/lawnberry/lawnberry/topic"
 )
@@ -41,7 +42,7 @@ type Stats struct {
 	Decrypted      uint64                    // received messages
 	PendingCalls   int
 	RoundTrip      Quantiles // of QoS 1 and 2 acknowledgements
-	OneWay         Quantiles // now minus metadata.timestamp at receipt, of messages that are not retained
+	OneWay         Quantiles // now minus metadata.timestamp at receipt, but of retained messages and Wills
 }
 
 // HandlerStats are the figures of one subscription.
@@ -117,4 +118,38 @@ func (c *Client) Stats() Stats {
 		}
 	}
 	return s
+}
+
+// A Server is what the broker says of itself, and what that means for this client.
+type Server struct {
+	URL     string // without credentials
+	Version byte   // protocol level: 4 or 5
+
+	// What MQTT 5 brokers say in CONNACK; of MQTT 3.1.1 it is what that protocol has.
+	MaximumQoS           byte
+	RetainAvailable      bool
+	WildcardAvailable    bool
+	SharedAvailable      bool
+	IdentifiersAvailable bool
+	MaximumPacketSize    int           // bytes
+	ReceiveMaximum       int           // messages, and no more than this client uses
+	KeepAlive            time.Duration // that counts
+	SessionExpiry        time.Duration // that the broker has granted instead of what was asked for; negative is what was asked for
+	LateAcknowledgements bool          // only our own embedded broker has them
+}
+
+// Server returns what the broker of the present connection says of itself; false while there is none.
+func (c *Client) Server() (Server, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l := c.link
+	if l == nil || !l.ready {
+		return Server{}, false
+	}
+	return Server{
+		URL: c.endpoint.Load().name, Version: byte(l.version), MaximumQoS: l.server.maxQoS, RetainAvailable: l.server.retain,
+		WildcardAvailable: l.server.wildcard, SharedAvailable: l.version == packet.V5 && l.server.shared, IdentifiersAvailable: l.server.identifiers,
+		MaximumPacketSize: l.server.maxPacket, ReceiveMaximum: l.server.receiveMaximum, KeepAlive: l.keepAlive,
+		SessionExpiry: l.server.sessionExpiry, LateAcknowledgements: l.late,
+	}, true
 }

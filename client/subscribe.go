@@ -23,6 +23,7 @@ type SubscribeOption func(*subscribing)
 type subscribing struct {
 	maxQoS    byte
 	noLocal   bool
+	published bool
 	invalid   bool
 	queue     Queue
 	timeout   time.Duration
@@ -37,6 +38,10 @@ func WithMaxQoS(qos byte) SubscribeOption { return func(s *subscribing) { s.maxQ
 // WithNoLocal leaves out what this client has published itself. Where the broker cannot do it (MQTT 3.1.1, or another
 // handler of the same filter wants those messages), they are known by their sender; raw messages have none and come.
 func WithNoLocal() SubscribeOption { return func(s *subscribing) { s.noLocal = true } }
+
+// WithRetainAsPublished has Delivery.Retained tell also of messages that were published as retained ones while this client was subscribed, where
+// otherwise it tells of those alone that had been before. It needs MQTT 5, and that every handler of this client for the same filter has it.
+func WithRetainAsPublished() SubscribeOption { return func(s *subscribing) { s.published = true } }
 
 // WithQueue replaces the bound of the handler's queue, Queue{Max: 1000, Full: ByClass}. With ByClass and Refuse a
 // message of QoS 1 or 2 is never dropped: the broker waits. DropOldest and Latest apply to every QoS.
@@ -233,8 +238,18 @@ func (c *Client) register(o *operation) uint16 {
 	return c.ops.last
 }
 
+// renew asks for h again, which the session should have. That of a broker that was killed may be older: Mosquitto saves sessions now and then, and says that
+// one is present whose last subscriptions it has lost. Retained messages come only (MQTT 5) if it has.
+func (c *Client) renew(l *link, h *held) {
+	h.next(nil)
+	c.askFor(l, h, nil, 1)
+}
+
 // sendSubscribe asks the broker for h, on behalf of s or of all of its handlers.
-func (c *Client) sendSubscribe(l *link, h *held, s *Subscription) {
+func (c *Client) sendSubscribe(l *link, h *held, s *Subscription) { c.askFor(l, h, s, 0) }
+
+// askFor sends SUBSCRIBE; retained says which retained messages are to come [MQTT-3.8.3.1].
+func (c *Client) askFor(l *link, h *held, s *Subscription, retained byte) {
 	o := &operation{h: h, sub: s, done: make(chan struct{})}
 	if code := l.server.lacks(h); code != packet.Success {
 		c.subscribed(o, code, "")
@@ -242,7 +257,8 @@ func (c *Client) sendSubscribe(l *link, h *held, s *Subscription) {
 	}
 	p := packet.Subscribe{Subscriptions: []packet.Subscription{{Filter: []byte(h.filter), QoS: h.qos()}}}
 	if l.version == packet.V5 {
-		p.Subscriptions[0].NoLocal = h.noLocal()
+		s := &p.Subscriptions[0]
+		s.NoLocal, s.RetainAsPublished, s.RetainHandling = h.noLocal(), h.asPublished(), retained
 		if c.table.identifiers {
 			p.Properties.SubscriptionIDs = []uint32{c.table.identifier(h)}
 		}
@@ -371,8 +387,11 @@ func (c *Client) restore(l *link, present, first bool) <-chan struct{} {
 			}
 		}
 		for _, h := range t.held {
-			if !h.confirmed || len(h.replaces) > 0 {
+			switch {
+			case !h.confirmed || len(h.replaces) > 0:
 				c.sendSubscribe(l, h, nil)
+			case !l.late: // not our broker, whose sessions are as they were or not there
+				c.renew(l, h)
 			}
 		}
 	}

@@ -276,3 +276,13 @@ func (h *held) noLocal() bool {
 	}
 	return len(h.subs) > 0
 }
+
+// asPublished reports whether every handler of h wants to know of live messages whether they were published as retained ones.
+func (h *held) asPublished() bool {
+	for _, s := range h.subs {
+		if !s.published {
+			return false
+		}
+	}
+	return len(h.subs) > 0
+}

@@ -27,6 +27,25 @@ func (e *urlError) Error() string { return e.text }
 
 const schemes = "tcp://, ssl://, ws://, wss:// or unix://"
 
+// newEndpoints returns all endpoints, in the order in which they are tried.
+func newEndpoints(o *Options) ([]*endpoint, error) {
+	first, err := newEndpoint(o)
+	if err != nil || o.Dial != nil {
+		return []*endpoint{first}, err
+	}
+	all := []*endpoint{first}
+	for _, url := range o.Fallback {
+		other := *o
+		other.URL = url
+		ep, err := newEndpoint(&other)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, ep)
+	}
+	return all, nil
+}
+
 func newEndpoint(o *Options) (*endpoint, error) {
 	if o.Dial != nil {
 		return &endpoint{name: "in-process broker", local: true, dial: o.Dial}, nil

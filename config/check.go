@@ -4,10 +4,13 @@ import (
 	"maps"
 	"net/netip"
 	"net/url"
+	"path/filepath"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/lawnberry/lawnberry/topic"
+	"github.com/lawnberry/lawnberry/tracing"
 )
 
 // Check applies the rules between keys: what one value makes of another. Its problems name the key but no place; Load calls it
@@ -17,9 +20,23 @@ func (c *Config) Check() Problems {
 	report := func(sev Severity, key, text string) {
 		ps = append(ps, Problem{Severity: sev, Key: key, Text: text})
 	}
+	c.checkEngine(report)
 	c.checkBroker(report)
 	c.checkClient(report)
 	c.checkSealing(report)
+	if l := c.Integration.CloudLogging; l.Enabled && l.Endpoint == "" {
+		report(SeverityError, "integration.cloud_logging.endpoint", "integration.cloud_logging.enabled needs a URL to post to")
+	}
+	if c.Monitoring.Metrics.Enabled && !c.Integration.WebSocketBridge.Enabled {
+		report(SeverityWarning, "monitoring.metrics.enabled", "nothing serves the figures: that needs integration.websocket_bridge.enabled")
+	}
+	switch simulated := c.Development.Debug.SimulateFailures || c.Development.Debug.LatencySimulation > 0; {
+	case simulated && c.Broker.Engine != EngineEmbedded:
+		report(SeverityWarning, "development.debug", "no bad network is simulated: that needs broker.engine embedded")
+	case simulated:
+		report(SeverityWarning, "development.debug", "a bad network is simulated: not for a mower that moves")
+	}
+	c.checkHomeAssistant(report)
 	if c.Services.HeartbeatTimeout <= c.Services.HeartbeatInterval {
 		report(SeverityError, "services.heartbeat_timeout", "must be longer than services.heartbeat_interval, or every service would be taken for offline")
 	}
@@ -30,6 +47,79 @@ func (c *Config) Check() Problems {
 	}
 	ps = append(ps, problems...)
 	return append(ps, c.checkDefinitions()...)
+}
+
+// checkEngine sees whether there is what the engine needs.
+func (c *Config) checkEngine(report func(sev Severity, key, text string)) {
+	b := &c.Broker
+	external := b.Engine == EngineExternal
+	switch {
+	case external && len(b.External.URLs) == 0 && c.Client.BrokerHost == "" && c.Client.BrokerPort == 0:
+		report(SeverityError, "broker.external.urls", "broker.engine is external, and nothing says where the broker is")
+	case !external && len(b.External.URLs) > 0:
+		report(SeverityWarning, "broker.external.urls", "is not used, since broker.engine is "+b.Engine)
+	case external && len(b.External.URLs) > 0 && c.Client.BrokerHost != "":
+		report(SeverityWarning, "client.broker_host", "is not used, since broker.external.urls says where the broker is")
+	}
+	for _, path := range c.unusedByEngine() {
+		if c.given(path) {
+			report(SeverityWarning, path, "is not used, since broker.engine is "+b.Engine)
+		}
+	}
+	if b.Engine != EngineMosquitto && b.Mosquitto.Binary != "" {
+		report(SeverityWarning, "broker.mosquitto.binary", "is not used, since broker.engine is "+b.Engine)
+	}
+}
+
+// unusedByEngine are the keys that only another engine goes by.
+func (c *Config) unusedByEngine() []string {
+	switch c.Broker.Engine {
+	case EngineMosquitto:
+		return []string{"broker.keepalive", "broker.persistence_sync", "broker.socket_group", "broker.websockets.hosts", "broker.websockets.origins", "monitoring.logging.log_performance"}
+	case EngineExternal: // the bridge for browsers has the bind address and the certificates; without URLs the port is where the broker is
+		unused := []string{
+			"broker.keepalive", "broker.max_connections", "broker.persistence", "broker.persistence_location", "broker.persistence_sync", "broker.max_queued_messages",
+			"broker.max_queued_bytes", "broker.max_packet_size", "broker.socket_group", "broker.log_level", "broker.auth.enabled", "broker.auth.username", "broker.auth.password",
+			"broker.websockets.enabled", "broker.websockets.port", "broker.websockets.hosts", "broker.websockets.origins", "monitoring.logging.log_performance",
+		}
+		if len(c.Broker.External.URLs) > 0 {
+			unused = append(unused, "broker.port")
+		}
+		return unused
+	}
+	return nil
+}
+
+// checkGroup says why text cannot name a group of the system. The empty text passes.
+func checkGroup(text string) string {
+	if len(text) > 64 || strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r == 0x7f }) || strings.ContainsAny(text, ":/,") {
+		return quote(text) + " cannot be the name of a group"
+	}
+	return ""
+}
+
+// checkProgram says why text cannot name a program. The empty text passes.
+func checkProgram(text string) string {
+	if strings.ContainsFunc(text, unicode.IsControl) || strings.Contains(text, "/") && !filepath.IsAbs(text) {
+		return quote(text) + " is neither an absolute path nor a name without one"
+	}
+	return ""
+}
+
+// checkBrokerURL says why text is no address of a broker. A login is not shown, and not taken.
+func checkBrokerURL(text string) string {
+	u, err := url.Parse(text)
+	switch {
+	case err != nil:
+		return "no URL, want one such as tcp://192.168.1.7:1883"
+	case u.User != nil:
+		return "it has a login in it, which would be shown: set client.auth instead"
+	case !slices.Contains([]string{"tcp", "mqtt", "ssl", "tls", "mqtts", "ws", "wss"}, u.Scheme):
+		return quote(text) + " does not begin with tcp://, ssl://, ws:// or wss://"
+	case u.Hostname() == "" || u.RawQuery != "" || u.Fragment != "" || u.Path != "" && !strings.HasPrefix(u.Scheme, "ws"):
+		return quote(text) + " is no address of a broker, want one such as tcp://192.168.1.7:1883"
+	}
+	return ""
 }
 
 func (c *Config) checkBroker(report func(sev Severity, key, text string)) {
@@ -78,7 +168,7 @@ func (c *Config) checkBroker(report func(sev Severity, key, text string)) {
 func (c *Config) NeedsUsers() string {
 	b := &c.Broker
 	switch {
-	case b.Auth.Enabled || b.AllowAnonymous != nil && *b.AllowAnonymous:
+	case b.Engine == EngineExternal || b.Auth.Enabled || b.AllowAnonymous != nil && *b.AllowAnonymous:
 		return ""
 	case b.AllowAnonymous != nil:
 		return "broker.allow_anonymous is false, so the broker starts only when somebody can log in: a user, or broker.auth"
@@ -189,6 +279,40 @@ func checkOrigin(text string) string {
 	u, err := url.Parse(text)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.Scheme+"://"+u.Host != text {
 		return quote(text) + " is no origin: want scheme and host, such as https://mower.example or http://192.168.1.7:8080"
+	}
+	return ""
+}
+
+// checkEndpoint says what is wrong with a URL to post to.
+func checkEndpoint(text string) string {
+	const example = "want one such as https://logs.example/lawnberry"
+	switch u, err := url.Parse(text); {
+	case text == "":
+	case err != nil: // there may be a password in it
+		return "no URL to post to, " + example
+	case u.User != nil:
+		return "it has a login in it, which would be shown: set integration.cloud_logging.token instead"
+	case u.Host == "" || u.Scheme != "http" && u.Scheme != "https":
+		return quote(text) + " is no URL to post to, " + example
+	}
+	return ""
+}
+
+// checkCollector says what is wrong with the URL of a collector.
+func checkCollector(text string) string {
+	if _, err := tracing.CheckEndpoint(text); err != nil { // there may be a password in it
+		return "no URL of a collector: " + err.Error()
+	}
+	return ""
+}
+
+// checkMock says what is wrong with the id of a service to simulate.
+func checkMock(id string) string {
+	if err := topic.CheckLevel("service", id); err != nil {
+		return err.Error()
+	}
+	if slices.Contains([]string{"emergency_stop", "web_bridge", "home_assistant"}, id) {
+		return quote(id) + " is a part of serve, which is not simulated"
 	}
 	return ""
 }

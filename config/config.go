@@ -23,6 +23,7 @@ type Config struct {
 	Topics             Topics
 	Protocols          Protocols
 	Security           Security
+	Safety             Safety
 	Monitoring         Monitoring
 	Integration        Integration
 	ServiceDefinitions map[string]ServiceDefinition // by service id
@@ -50,8 +51,18 @@ func (c *Config) given(path string) bool {
 	return !reflect.DeepEqual(at(c), at(Default()))
 }
 
-// Broker configures the embedded broker.
+// The engines: what the broker is.
+const (
+	EngineEmbedded  = "embedded"  // the one in this program
+	EngineMosquitto = "mosquitto" // a Mosquitto that this program runs
+	EngineExternal  = "external"  // one that runs elsewhere
+)
+
+// Broker configures the broker.
 type Broker struct {
+	Engine              string // EngineEmbedded, EngineMosquitto or EngineExternal
+	Mosquitto           Mosquitto
+	External            External
 	Port                int    // TCP; 0 lets the system choose
 	BindAddress         string // host name or address; "localhost" is 127.0.0.1 and ::1
 	KeepAlive           time.Duration
@@ -62,6 +73,7 @@ type Broker struct {
 	MaxQueuedMessages   int    // per session
 	MaxQueuedBytes      int    // per session
 	MaxPacketSize       int    // bytes
+	SocketGroup         string // of the system, whose members need no login on the Unix socket; "" is none
 	LogLevel            string // error, warning, notice, information or debug
 	AllowAnonymous      *bool  // nil: only while Auth is off; see Anonymous
 	Auth                Auth
@@ -76,6 +88,16 @@ func (b *Broker) Anonymous() bool {
 		return *b.AllowAnonymous
 	}
 	return !b.Auth.Enabled
+}
+
+// Mosquitto configures a Mosquitto that is run as the broker.
+type Mosquitto struct {
+	Binary string // a path, or a name on the PATH; "" looks for it
+}
+
+// External says where a broker is that runs already.
+type External struct {
+	URLs []string // the first that answers is used
 }
 
 // Auth is a user name and a password.
@@ -208,9 +230,20 @@ type AccessControl struct {
 	Rules   []any
 }
 
+// Safety configures what keeps the mower from harm.
+type Safety struct {
+	EmergencyStop EmergencyStop
+}
+
+// EmergencyStop configures who keeps the state of the emergency stop.
+type EmergencyStop struct {
+	Enabled bool // serve does
+}
+
 // Monitoring configures metrics, logs and health checks.
 type Monitoring struct {
 	Metrics      Metrics
+	Tracing      Tracing
 	Logging      Logging
 	HealthChecks HealthChecks
 }
@@ -222,12 +255,20 @@ type Metrics struct {
 	RetentionPeriod    time.Duration
 }
 
+// Tracing configures what is sent to an OpenTelemetry collector; see [Config.TracingOptions].
+type Tracing struct {
+	Enabled     bool
+	Endpoint    string
+	SampleRatio float64
+}
+
 // Logging configures the log; see [Config.LogLevel].
 type Logging struct {
 	Enabled        bool
 	LogLevel       string
 	LogMessages    bool
 	LogPerformance bool
+	Levels         map[string]string // by package, see [LogPackages]
 }
 
 // HealthChecks configures checks beside the services' heartbeats.
@@ -251,18 +292,35 @@ type WebSocketBridge struct {
 	MaxConnections int
 }
 
-// HomeAssistant configures MQTT discovery.
+// HomeAssistant configures how the mower is shown to Home Assistant.
 type HomeAssistant struct {
 	Enabled         bool
 	DiscoveryPrefix string
+	BirthTopic      string
 	DeviceName      string
 	DeviceID        string
+	MowerService    string
+	StartCommand    string
+	PauseCommand    string
+	DockCommand     string
+	Activities      map[string]string // of the mower's service: mowing, paused, docked, returning or error
+	Origin          Place             // see [Config.LawnOrigin]
+}
+
+// A Place is one on the globe, in degrees.
+type Place struct{ Latitude, Longitude float64 }
+
+// LawnOrigin returns where x and y of positions are 0; ok is false when nobody has said so.
+func (c *Config) LawnOrigin() (p Place, ok bool) {
+	const key = "integration.home_assistant.origin."
+	return c.Integration.HomeAssistant.Origin, c.given(key+"latitude") && c.given(key+"longitude")
 }
 
 // CloudLogging configures a log sink on the network.
 type CloudLogging struct {
 	Enabled       bool
 	Endpoint      string
+	Token         client.Secret
 	BatchSize     int
 	FlushInterval time.Duration
 }
@@ -304,7 +362,7 @@ type Debug struct {
 func Default() *Config {
 	return &Config{
 		Broker: Broker{
-			Port: 1883, BindAddress: "localhost", KeepAlive: 60 * time.Second, MaxConnections: 100,
+			Engine: EngineEmbedded, Port: 1883, BindAddress: "localhost", KeepAlive: 60 * time.Second, MaxConnections: 100,
 			Persistence: true, PersistenceSync: "always", LogLevel: "information",
 			MaxQueuedMessages: 100_000, MaxQueuedBytes: 64 << 20, MaxPacketSize: 256 << 10,
 			WebSockets: WebSockets{Port: 9001},
@@ -327,15 +385,20 @@ func Default() *Config {
 			Encryption: Encryption{Algorithm: "aes-256-gcm"},
 			Signing:    Signing{Algorithm: "hmac-sha256", Policies: defaultPolicies(), Window: 30 * time.Second},
 		},
+		Safety: Safety{EmergencyStop: EmergencyStop{Enabled: true}},
 		Monitoring: Monitoring{
 			Metrics:      Metrics{CollectionInterval: 60 * time.Second, RetentionPeriod: 24 * time.Hour},
+			Tracing:      Tracing{Endpoint: "http://localhost:4318", SampleRatio: 1},
 			Logging:      Logging{Enabled: true, LogLevel: "info"},
 			HealthChecks: HealthChecks{Enabled: true, CheckInterval: 30 * time.Second, Timeout: 10 * time.Second},
 		},
 		Integration: Integration{
 			WebSocketBridge: WebSocketBridge{Port: 9002, MaxConnections: 10},
-			HomeAssistant:   HomeAssistant{DiscoveryPrefix: "homeassistant", DeviceName: "Lawnberry", DeviceID: "lawnberry"},
-			CloudLogging:    CloudLogging{BatchSize: 100, FlushInterval: 60 * time.Second},
+			HomeAssistant: HomeAssistant{
+				DiscoveryPrefix: "homeassistant", BirthTopic: "homeassistant/status", DeviceName: "Lawnberry", DeviceID: "lawnberry",
+				MowerService: "navigation", StartCommand: "start_mowing", PauseCommand: "pause", DockCommand: "dock", Activities: defaultActivities(),
+			},
+			CloudLogging: CloudLogging{BatchSize: 100, FlushInterval: 60 * time.Second},
 		},
 	}
 }

@@ -7,19 +7,46 @@ import (
 	"strings"
 )
 
+// The directory and the file of a machine's own bus, as the package installs it.
+const (
+	systemDir  = "/var/lib/lawnberry"
+	systemFile = "/etc/lawnberry/lawnberry.yaml"
+)
+
 // DataDir returns the directory for what must outlive the program, as an absolute path: $LAWNBERRY_DATA_DIR, else
-// /var/lib/lawnberry for root, else lawnberry in $XDG_STATE_HOME or ~/.local/state. environ is os.Environ(). The
-// directory need not exist.
+// /var/lib/lawnberry for root and for who may enter that (the members of the group it belongs to), else lawnberry in $XDG_STATE_HOME or
+// ~/.local/state. environ is os.Environ(). The directory need not exist.
 func DataDir(environ []string) (string, error) {
-	return dataDir(environ, os.Geteuid() == 0)
+	return dataDir(environ, ofSystem())
 }
 
-func dataDir(environ []string, root bool) (string, error) {
+// DefaultFile returns the configuration file of who names none: /etc/lawnberry/lawnberry.yaml where the data directory is the machine's own and
+// that file exists, else "".
+func DefaultFile(environ []string) string {
+	if getenv(environ, "LAWNBERRY_DATA_DIR") != "" || !ofSystem() {
+		return ""
+	}
+	if _, err := os.Stat(systemFile); err != nil {
+		return ""
+	}
+	return systemFile
+}
+
+// ofSystem reports whether this user's bus is the machine's own.
+func ofSystem() bool {
+	if os.Geteuid() == 0 {
+		return true
+	}
+	_, err := os.Stat(systemDir + "/.") // which needs the right to pass through it
+	return err == nil
+}
+
+func dataDir(environ []string, system bool) (string, error) {
 	if dir := getenv(environ, "LAWNBERRY_DATA_DIR"); dir != "" {
 		return filepath.Abs(dir)
 	}
-	if root {
-		return "/var/lib/lawnberry", nil
+	if system {
+		return systemDir, nil
 	}
 	// A relative path in an XDG variable is to be ignored, says the XDG base directory specification.
 	if dir := getenv(environ, "XDG_STATE_HOME"); filepath.IsAbs(dir) {

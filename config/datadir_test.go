@@ -15,13 +15,13 @@ func TestDataDir(t *testing.T) {
 	tests := []struct {
 		name    string
 		environ []string
-		root    bool
+		system  bool
 		want    string
 	}{
 		{"named", []string{"LAWNBERRY_DATA_DIR=/data", "XDG_STATE_HOME=/xdg", "HOME=/home/me"}, true, "/data"},
 		{"named, relative", []string{"LAWNBERRY_DATA_DIR=data"}, false, filepath.Join(here, "data")},
 		{"named empty", []string{"LAWNBERRY_DATA_DIR=", "HOME=/home/me"}, false, "/home/me/.local/state/lawnberry"},
-		{"root", []string{"XDG_STATE_HOME=/xdg", "HOME=/root"}, true, "/var/lib/lawnberry"},
+		{"root, or one of the group", []string{"XDG_STATE_HOME=/xdg", "HOME=/root"}, true, "/var/lib/lawnberry"},
 		{"XDG", []string{"XDG_STATE_HOME=/xdg", "HOME=/home/me"}, false, "/xdg/lawnberry"},
 		{"XDG, relative", []string{"XDG_STATE_HOME=xdg", "HOME=/home/me"}, false, "/home/me/.local/state/lawnberry"},
 		{"home", []string{"HOME=/home/me"}, false, "/home/me/.local/state/lawnberry"},
@@ -29,7 +29,7 @@ func TestDataDir(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := dataDir(tt.environ, tt.root)
+			got, err := dataDir(tt.environ, tt.system)
 			if err != nil || got != tt.want {
 				t.Errorf("got %q, %v, want %q", got, err, tt.want)
 			}

@@ -4,6 +4,8 @@ import (
 	"iter"
 	"slices"
 	"strings"
+
+	"github.com/lawnberry/lawnberry/client"
 )
 
 // A Key describes one key of the configuration.
@@ -18,6 +20,7 @@ type Key struct {
 	Env         string `json:"env,omitempty"`         // LAWNBERRY_BROKER_PORT; "" when the environment cannot set it
 	Unsupported string `json:"unsupported,omitempty"` // why it does nothing yet; "" when it works
 	Secret      bool   `json:"secret,omitempty"`      // never shown
+	Live        bool   `json:"live,omitempty"`        // serve takes a new value in while it runs
 }
 
 // Keys yields every key in the order of the file.
@@ -29,6 +32,25 @@ func Keys() iter.Seq[Key] {
 			}
 		}
 	}
+}
+
+// Section returns what the keys of a section ("broker.tls") are for, "" when there is no such section.
+func Section(path string) string {
+	for _, s := range sections() {
+		if s.path == path {
+			return s.doc
+		}
+	}
+	return ""
+}
+
+// Nearest returns the key or section that someone may have meant who wrote path, "" when none is near.
+func Nearest(path string) string {
+	s := newSchema()
+	if n := nearest(path, slices.Values(s.paths())); n != "" {
+		return n
+	}
+	return s.nearest(splitPath(path))
 }
 
 // A spec is what the package knows about a key: where it lives and what may stand there.
@@ -44,7 +66,10 @@ type spec struct {
 	example  string
 	isPath   bool                     // relative to the directory of the file
 	item     func(text string) string // why a text, a list's text or a map's key is wrong; "" when it is not
+	values   []string                 // of a mapping of texts; nil is ways to verify
+	merged   bool                     // a mapping adds to its default
 
+	live        bool               // serve takes a new value in while it runs
 	unsupported string             // why the key does nothing yet
 	works       func(*Config) bool // a value of an unsupported key that asks for what happens anyway
 }
@@ -53,7 +78,7 @@ func (s *spec) key() Key {
 	k := Key{
 		Path: s.path, Type: s.typeName(), Allowed: s.allowed(), Unit: s.unitName(), Description: s.doc,
 		Default: yamlText(s.effective(Default(), true)), Example: s.example, Unsupported: s.unsupported,
-		Secret: s.secret(),
+		Secret: s.secret(), Live: s.live,
 	}
 	if s.inEnvironment() {
 		k.Env = envName(s.path)
@@ -65,17 +90,14 @@ func envName(path string) string {
 	return "LAWNBERRY_" + strings.ToUpper(strings.ReplaceAll(path, ".", "_"))
 }
 
-// off is the works of a switch whose feature is not there yet: false is what happens.
-func off(at func(*Config) *bool) func(*Config) bool {
-	return func(c *Config) bool { return !*at(c) }
-}
-
 // A section groups keys in the file.
 type section struct{ path, doc string }
 
 func sections() []section {
 	return []section{
 		{"broker", "The broker on the mower."},
+		{"broker.mosquitto", "Mosquitto as the broker, with engine mosquitto."},
+		{"broker.external", "A broker elsewhere, with engine external."},
 		{"broker.auth", "Who may connect to the broker."},
 		{"broker.tls", "Encrypted connections: with enabled, the TCP and WebSocket listeners speak TLS only."},
 		{"broker.websockets", "MQTT over WebSocket."},
@@ -93,13 +115,17 @@ func sections() []section {
 		{"security.encryption", "Encrypted payloads, of chosen topics."},
 		{"security.signing", "Signed messages, whose proof outlives the broker and bridges."},
 		{"security.access_control", "Permissions."},
+		{"safety", "What keeps the mower from harm."},
+		{"safety.emergency_stop", "The emergency stop."},
 		{"monitoring", "Metrics, logs and health checks."},
 		{"monitoring.metrics", "Metrics."},
+		{"monitoring.tracing", "Traces of messages and commands, for OpenTelemetry."},
 		{"monitoring.logging", "The log."},
 		{"monitoring.health_checks", "Health checks."},
 		{"integration", "Bridges to elsewhere."},
 		{"integration.websocket_bridge", "The bridge for browsers, with its dashboard."},
-		{"integration.home_assistant", "Home Assistant."},
+		{"integration.home_assistant", "Home Assistant, by its MQTT discovery."},
+		{"integration.home_assistant.origin", "Where the lawn's frame begins, on the globe."},
 		{"integration.cloud_logging", "Logs to a server on the network."},
 		{"development", "Help while developing."},
 		{"development.mock_services", "Simulated services."},
@@ -181,4 +207,14 @@ func joinPath(parent, name string) string {
 		return name
 	}
 	return parent + "." + name
+}
+
+// Secrets returns the secrets that the configuration holds, for who has to leave them out of something. It is no log's.
+func (c *Config) Secrets() (all []client.Secret) {
+	for _, s := range specs() {
+		if p, ok := s.at(c).(*client.Secret); ok && *p != "" {
+			all = append(all, *p)
+		}
+	}
+	return all
 }

@@ -16,6 +16,9 @@ import (
 // default.
 const everyKey = `
 broker:
+  engine: mosquitto
+  mosquitto: {binary: /opt/mosquitto}
+  external: {urls: ["tcp://a.example:1883"]}
   port: 1884
   bind_address: 127.0.0.1
   keepalive: 61
@@ -26,6 +29,7 @@ broker:
   max_queued_messages: 1000
   max_queued_bytes: 2000000
   max_packet_size: 100000
+  socket_group: lawnberry
   log_level: warning
   allow_anonymous: false
   auth: {enabled: true, username: mower, password: hunter2}
@@ -67,14 +71,19 @@ security:
   encryption: {enabled: true, algorithm: AES-256-GCM, key_file: keys, topics: [navigation/#]}
   signing: {enabled: true, algorithm: ED25519, key_file: keys, policies: {"commands/+": verify, system/logs/+: off}, window: 31}
   access_control: {enabled: true, rules: [{identity: web, allow: [publish, subscribe], filter: "sensors/#"}, {deny: all, role: viewer, filter: commands/+}]}
+safety:
+  emergency_stop: {enabled: false}
 monitoring:
   metrics: {enabled: true, collection_interval: 61, retention_period: 86401}
-  logging: {enabled: false, log_level: DEBUG, log_messages: true, log_performance: true}
+  tracing: {enabled: true, endpoint: "https://example.com/traces", sample_ratio: 0.5}
+  logging: {enabled: false, log_level: DEBUG, log_messages: true, log_performance: true, levels: {client: debug}}
   health_checks: {enabled: false, check_interval: 31, timeout: 11}
 integration:
   websocket_bridge: {enabled: true, port: 9003, max_connections: 11}
-  home_assistant: {enabled: true, discovery_prefix: ha, device_name: Mower, device_id: mower}
-  cloud_logging: {enabled: true, endpoint: "https://example.com/logs", batch_size: 101, flush_interval: 61}
+  home_assistant:
+    {enabled: true, discovery_prefix: ha, birth_topic: ha/status, device_name: Mower, device_id: mower, mower_service: mission, start_command: go,
+    pause_command: halt, dock_command: home, activities: {cutting: mowing}, origin: {latitude: 47.5, longitude: -8.5}}
+  cloud_logging: {enabled: true, endpoint: "https://example.com/logs", token: hunter2, batch_size: 101, flush_interval: 61}
 service_definitions:
   hardware: {service_type: hardware, dependencies: [], topics: {subscribe: [commands/hardware], publish: [sensors/+/data]}}
   navigation: {service_type: navigation, dependencies: [hardware]}
@@ -115,8 +124,8 @@ func TestEveryKey(t *testing.T) {
 			t.Errorf("%s still has its default %v", s.path, before[s.path])
 		}
 	}
-	if keys != 105 {
-		t.Errorf("%d keys, want 105: tell everyKey of the new one", keys)
+	if keys != 123 {
+		t.Errorf("%d keys, want 123: tell everyKey of the new one", keys)
 	}
 }
 
@@ -159,6 +168,9 @@ func another(s *spec) string {
 	case *int:
 		return formatInt(int64(*p) + 1)
 	case *float64:
+		if s.max == 1 {
+			return "0.5"
+		}
 		return "3.5"
 	case *time.Duration:
 		return formatInt(int64(*p/s.scale()) + 1)
@@ -168,16 +180,24 @@ func another(s *spec) string {
 			return "a, b.c"
 		case "broker.websockets.origins":
 			return "https://a, http://b:8080"
+		case "development.mock_services.services":
+			return "a, b"
+		case "broker.external.urls":
+			return "tcp://a, ssl://b:8883"
 		}
 		return "a, b/c"
 	case *string:
 		switch {
+		case s.path == "broker.engine":
+			return EngineMosquitto
 		case s.oneOf != nil:
 			return "error"
 		case s.path == "broker.persistence_sync":
 			return "250ms"
 		case s.path == "broker.bind_address":
 			return "127.0.0.9"
+		case s.path == "integration.cloud_logging.endpoint", s.path == "monitoring.tracing.endpoint":
+			return "https://a/b"
 		case s.isPath:
 			return "/some/where"
 		}
@@ -217,10 +237,16 @@ func TestEnvironment(t *testing.T) {
 				file = "security: {signing: {key_file: k}}"
 			case "security.encryption.enabled":
 				file = "security: {encryption: {key_file: k, topics: [a]}}"
+			case "integration.cloud_logging.enabled":
+				file = "integration: {cloud_logging: {endpoint: \"https://a/b\"}}"
 			case "client.tls.certfile":
 				file = "client: {tls: {keyfile: k}}"
 			case "client.tls.keyfile":
 				file = "client: {tls: {certfile: k}}"
+			case "integration.home_assistant.origin.latitude":
+				file = "integration: {home_assistant: {origin: {longitude: 8}}}"
+			case "integration.home_assistant.origin.longitude":
+				file = "integration: {home_assistant: {origin: {latitude: 47}}}"
 			}
 			l, ps := loadText(file, key.Env+"="+another(s))
 			if err := ps.Err(); err != nil {

@@ -96,23 +96,45 @@ func readFile(path string) ([]byte, error) {
 	return data, nil
 }
 
+// Salvage is Load for a look at what is wrong: it returns what can be used, always. A key with an error has its default, and Problems holds
+// the errors too; they need not be all that there is, as rules between keys are not applied to a file that is not YAML. The error is that of a
+// file that cannot be read, of which nothing is known then but the environment. The result must not be used to run anything.
+func Salvage(path string, environ []string) (*Loaded, error) {
+	if path == "" {
+		path = getenv(environ, "LAWNBERRY_CONFIG")
+	}
+	var data []byte
+	var err error
+	if path != "" {
+		data, err = readFile(path)
+	}
+	l := newLoader(path, data, environ)
+	return &Loaded{Config: l.config, File: path, Problems: l.problems, origins: l.origins}, err
+}
+
 // load reads a file that is in memory already.
 func load(file string, data []byte, environ []string) (*Loaded, error) {
+	l := newLoader(file, data, environ)
+	if err := l.problems.Err(); err != nil {
+		return nil, err
+	}
+	return &Loaded{Config: l.config, File: file, Problems: l.problems, origins: l.origins}, nil
+}
+
+// newLoader reads a file that is in memory already, and the environment.
+func newLoader(file string, data []byte, environ []string) *loader {
 	l := &loader{
 		schema: newSchema(), file: file, dir: filepath.Dir(file), config: Default(),
 		origins: map[string]Origin{}, budget: maxNodes,
 	}
 	l.readYAML(data)
 	l.readEnvironment(environ)
-	l.checkWhole()
-	l.problems.sort()
-	if err := l.problems.Err(); err != nil {
-		return nil, err
-	}
 	if len(l.origins) > 0 {
 		l.config.origins = l.origins
 	}
-	return &Loaded{Config: l.config, File: file, Problems: l.problems, origins: l.origins}, nil
+	l.checkWhole()
+	l.problems.sort()
+	return l
 }
 
 // A loader is one run of load.

@@ -197,11 +197,30 @@ func TestProblems(t *testing.T) {
 			"services.heartbeat_interval, or every service would be taken for offline"}},
 		{"delays", "client:\n  reconnect_delay: 400\n", []string{"error: mower.yaml:2: client.max_reconnect_delay: is shorter than client.reconnect_delay"}},
 
+		// Home Assistant.
+		{"half an origin", "integration:\n  home_assistant:\n    origin: {latitude: 0}\n", []string{
+			"error: mower.yaml:3: integration.home_assistant.origin.longitude: is missing: latitude and longitude belong together"}},
+		{"a prefix in the namespace", "integration:\n  home_assistant:\n    discovery_prefix: lawnberry/ha\n", []string{
+			"error: mower.yaml:3: integration.home_assistant.discovery_prefix: overlaps with topics.namespace: Home Assistant reads plain JSON, which is not what is there"}},
+		{"what Home Assistant cannot take", "integration:\n  home_assistant:\n    device_id: a b\n    device_name: ''\n    discovery_prefix: a/#\n" +
+			"    activities: {x: flying, y: [mowing]}\n    start_command: ''\n    origin: {latitude: 91, longitude: 8}\n", []string{
+			`error: mower.yaml:3: integration.home_assistant.device_id: "a b" does not fit, want 1 to 64 letters, digits, _ and -`,
+			`error: mower.yaml:4: integration.home_assistant.device_name: "" does not fit, want a name of at most 100 bytes`,
+			`error: mower.yaml:5: integration.home_assistant.discovery_prefix: topic name "a/#": contains a wildcard (+ or #), which only a filter may [MQTT-4.7.0-1]`,
+			`error: mower.yaml:6: integration.home_assistant.activities.x: "flying" is unknown, want mowing, paused, docked, returning or error`,
+			`error: mower.yaml:6: integration.home_assistant.activities.y: this is a list, want mowing, paused, docked, returning or error`,
+			`error: mower.yaml:7: integration.home_assistant.start_command: "" does not fit, want the name of a command of at most 64 bytes`,
+			`error: mower.yaml:8: integration.home_assistant.origin.latitude: 91 is out of range, want -90 to 90`}},
+
 		// What is not there yet.
-		{"not supported", "integration:\n  home_assistant:\n    enabled: on\n", []string{
-			"warning: mower.yaml:3: integration.home_assistant.enabled: not supported yet: the bridge to Home Assistant is not there yet"}},
+		{"not supported", "monitoring:\n  metrics:\n    retention_period: 60\n", []string{
+			"warning: mower.yaml:3: monitoring.metrics.retention_period: not supported yet: the figures are kept by the Prometheus that fetches " +
+				"them, for as long as its --storage.tsdb.retention.time says"}},
+		{"figures that nobody serves", "monitoring:\n  metrics:\n    enabled: on\n", []string{
+			"warning: mower.yaml:3: monitoring.metrics.enabled: nothing serves the figures: that needs integration.websocket_bridge.enabled"}},
+		{"figures", "monitoring:\n  metrics: {enabled: on}\nintegration:\n  websocket_bridge: {enabled: on}\n", nil},
 		{"not supported, but what happens anyway", "broker:\n  persistence: false\nprotocols:\n  validation: {enabled: true}\n" +
-			"integration:\n  home_assistant: {enabled: false}\ndevelopment:\n  debug: {latency_simulation: 0, simulate_failures: off}\n", nil},
+			"integration:\n  cloud_logging: {enabled: false}\ndevelopment:\n  debug: {latency_simulation: 0, simulate_failures: off}\n", nil},
 
 		// Anchors, aliases, merges.
 		{"merge", "x-a: &a {port: 70000}\nbroker:\n  <<: *a\n", []string{"error: mower.yaml:1: broker.port: 70000 is out of range, want 0 to 65535"}},

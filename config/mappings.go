@@ -1,6 +1,9 @@
 package config
 
 import (
+	"maps"
+	"slices"
+
 	"go.yaml.in/yaml/v3"
 
 	"github.com/lawnberry/lawnberry/client"
@@ -37,26 +40,39 @@ func (l *loader) exceptions(s *spec, n *yaml.Node, p *map[string]bool) {
 	*p = m
 }
 
-// policies reads a mapping of texts to ways to verify.
-func (l *loader) policies(s *spec, n *yaml.Node, p *map[string]string) {
+// named reads a mapping of texts to some of the key's values, or to ways to verify.
+func (l *loader) named(s *spec, n *yaml.Node, p *map[string]string) {
 	if n.Kind != yaml.MappingNode {
 		l.report(l.inFile(n, SeverityError, s.path, "this is "+describe(n)+", want "+s.wanted()))
 		return
 	}
+	read, allowed := func(text string) (string, bool) { return text, slices.Contains(s.values, text) }, s.values
+	if s.values == nil {
+		read, allowed = func(text string) (string, bool) {
+			v, err := client.ParseVerification(text)
+			return v.String(), err == nil
+		}, []string{"off", "verify", "require"}
+	}
 	m := map[string]string{}
+	if s.merged {
+		m = maps.Clone(*p)
+	}
 	for _, e := range l.entries(s.path, n, 0) {
 		path := joinPath(s.path, shorten(e.key))
 		v := follow(e.value)
-		policy, err := client.ParseVerification(v.Value)
+		value, known := read(v.Value)
 		switch why := s.checkText(e.key); {
 		case why != "":
 			l.report(l.inFile(e.node, SeverityError, s.path, why))
 		case v.Kind != yaml.ScalarNode:
-			l.report(l.inFile(v, SeverityError, path, "this is "+describe(v)+", want off, verify or require"))
-		case err != nil:
-			l.report(l.inFile(v, SeverityError, path, quote(v.Value)+" is unknown, want off, verify or require"))
+			l.report(l.inFile(v, SeverityError, path, "this is "+describe(v)+", want "+words(allowed)))
+		case !known:
+			l.report(l.inFile(v, SeverityError, path, quote(v.Value)+" is unknown, want "+words(allowed)))
+		case len(m) >= maxPatterns:
+			l.report(l.inFile(v, SeverityError, s.path, "has more than "+formatInt(maxPatterns)+" entries"))
+			return
 		default:
-			m[e.key] = policy.String()
+			m[e.key] = value
 			l.origins[joinPath(s.path, e.key)] = Origin{File: l.file, Line: v.Line, column: v.Column}
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"github.com/lawnberry/lawnberry/client"
 	"github.com/lawnberry/lawnberry/message"
 	"github.com/lawnberry/lawnberry/service"
+	"github.com/lawnberry/lawnberry/tracing"
 )
 
 // LogLevel returns the level of the log: monitoring.logging.log_level, only errors when the log is off, and debug when
@@ -39,6 +41,31 @@ func (c *Config) BrokerLogLevel() slog.Level {
 	return level(c.Broker.LogLevel)
 }
 
+// LogPackages returns the names of the parts of serve that can have a level of their own.
+func LogPackages() []string {
+	return []string{"app", "broker", "client", "homeassistant", "mosquitto", "safety", "service", "tracing", "web"}
+}
+
+// LogLevels returns the levels of the parts of serve that do not follow LogLevel: monitoring.logging.levels, and for the broker, where that says nothing,
+// BrokerLogLevel.
+func (c *Config) LogLevels() map[string]slog.Level {
+	levels := map[string]slog.Level{"broker": c.BrokerLogLevel(), "mosquitto": c.BrokerLogLevel()}
+	if !c.Development.Debug.Enabled && c.Monitoring.Logging.Enabled {
+		for name, text := range c.Monitoring.Logging.Levels {
+			levels[name] = level(text)
+		}
+	}
+	return levels
+}
+
+// checkLogPackage says what is wrong with the name of a part of serve.
+func checkLogPackage(name string) string {
+	if slices.Contains(LogPackages(), name) {
+		return ""
+	}
+	return quote(name) + " is unknown, want " + words(LogPackages())
+}
+
 func level(name string) slog.Level {
 	switch name {
 	case "debug":
@@ -49,6 +76,16 @@ func level(name string) slog.Level {
 		return slog.LevelError
 	}
 	return slog.LevelInfo // info, information, notice
+}
+
+// TracingOptions returns the options of the tracer of a program, the service.name of its spans, but for its Logger: without
+// monitoring.tracing.enabled one that sends nothing. A program that wants no tracing then leaves [client.Options].Tracer nil.
+func (c *Config) TracingOptions(name string) tracing.Options {
+	o := tracing.Options{Service: name}
+	if t := &c.Monitoring.Tracing; t.Enabled {
+		o.Endpoint, o.SampleRatio = t.Endpoint, t.SampleRatio
+	}
+	return o
 }
 
 // Limits returns what a message may be.
@@ -99,16 +136,9 @@ func (c *Config) BrokerOptions(dataDir string) (broker.Options, error) {
 		encrypted, o.Keyring = keyring.Config(), keyring
 	}
 	listen := func(network string, port int) {
-		hosts := []string{b.BindAddress}
-		if isLocalhost(b.BindAddress) {
-			hosts = []string{"127.0.0.1", "::1"}
-		}
-		for i, host := range hosts {
-			if i > 0 && port == 0 {
-				break
-			}
+		for i, address := range b.addresses(port) {
 			o.Listeners = append(o.Listeners, broker.Listener{
-				Network: network, Address: net.JoinHostPort(host, strconv.Itoa(port)), TLS: encrypted, Optional: i > 0,
+				Network: network, Address: address, TLS: encrypted, Optional: i > 0,
 				Hosts: b.WebSockets.Hosts, Origins: b.WebSockets.Origins,
 			})
 		}
@@ -121,6 +151,34 @@ func (c *Config) BrokerOptions(dataDir string) (broker.Options, error) {
 		o.Listeners = append(o.Listeners, broker.Listener{Network: "unix", Address: path})
 	}
 	return o, nil
+}
+
+// addresses returns where to listen on a port; of several the first is the one that matters.
+func (b *Broker) addresses(port int) (all []string) {
+	hosts := []string{b.BindAddress}
+	if isLocalhost(b.BindAddress) {
+		if hosts = []string{"127.0.0.1", "::1"}; port == 0 {
+			hosts = hosts[:1]
+		}
+	}
+	for _, host := range hosts {
+		all = append(all, net.JoinHostPort(host, strconv.Itoa(port)))
+	}
+	return all
+}
+
+// BridgeOptions returns where the bridge for browsers listens: on the hosts of the broker, and over TLS if that does, with the same certificate. It does
+// not ask browsers for one. Of several addresses the first is the one that matters.
+func (c *Config) BridgeOptions() (addresses []string, encrypted *tls.Config, err error) {
+	if t := c.Broker.TLS; t.Enabled {
+		own := ServerTLS{Enabled: true, CertFile: t.CertFile, KeyFile: t.KeyFile}
+		keyring, err := own.keyring()
+		if err != nil {
+			return nil, nil, err
+		}
+		encrypted = keyring.Config()
+	}
+	return c.Broker.addresses(c.Integration.WebSocketBridge.Port), encrypted, nil
 }
 
 // StoreDir returns the directory of what the broker keeps, "" when it keeps nothing: with persistence off, and without a
@@ -183,9 +241,12 @@ func (b *Broker) authenticator() func(context.Context, broker.Login) error {
 	}
 }
 
-// OwnBroker reports whether clients are to connect to this configuration's own broker: client.broker_host is empty or this
-// host, and client.broker_port is 0 or broker.port.
+// OwnBroker reports whether clients are to connect to this configuration's own broker: broker.engine is not external, client.broker_host is
+// empty or this host, and client.broker_port is 0 or broker.port.
 func (c *Config) OwnBroker() bool {
+	if c.Broker.Engine == EngineExternal {
+		return false
+	}
 	host, port := c.Client.BrokerHost, c.Client.BrokerPort
 	return (host == "" || isLoopback(host) || host == c.Broker.BindAddress) && (port == 0 || port == c.Broker.Port)
 }
@@ -194,6 +255,9 @@ func (c *Config) OwnBroker() bool {
 // socket of dataDir when the own broker has port 0, which only a running broker knows, and when it requires a certificate and there is
 // none to show.
 func (c *Config) ClientURL(dataDir string) string {
+	if urls := c.externalURLs(); len(urls) > 0 {
+		return urls[0]
+	}
 	host, port := c.Client.BrokerHost, c.Client.BrokerPort
 	if port == 0 {
 		port = c.Broker.Port
@@ -212,6 +276,14 @@ func (c *Config) ClientURL(dataDir string) string {
 		scheme = "ssl"
 	}
 	return scheme + "://" + net.JoinHostPort(host, strconv.Itoa(port))
+}
+
+// externalURLs are the addresses of a broker elsewhere, none when broker.external does not say.
+func (c *Config) externalURLs() []string {
+	if c.Broker.Engine != EngineExternal {
+		return nil
+	}
+	return c.Broker.External.URLs
 }
 
 // ClientOptions returns the options of a client but for its Logger and Will.
@@ -239,6 +311,9 @@ func (c *Config) ClientOptions() (client.Options, error) {
 		Outbox: client.Queue{Max: cl.QueueSize}, Limits: c.Limits(), Probe: cl.ProbeInterval,
 		Rates: client.Rates{SensorData: cl.RateLimits.SensorData, Commands: cl.RateLimits.Commands, Status: cl.RateLimits.Status, General: cl.RateLimits.General},
 		Dir:   c.clientDir(cl.ClientID), Uncompressed: sortedKeys(c.Topics.Compress),
+	}
+	if urls := c.externalURLs(); len(urls) > 1 {
+		o.Fallback = slices.Clone(urls[1:])
 	}
 	// What nobody has chosen is as the client wants it, which may be one marked for safety, and near when the broker is on this host.
 	if c.OwnBroker() && !c.given("client.reconnect_delay") {

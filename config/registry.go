@@ -18,6 +18,8 @@ const maxPatterns = 1000
 //   - retained makes topics retained, commands and responses excepted;
 //   - rate_limits sets the limit of topics, those below safety/ excepted, which have none.
 //
+// The status of a service is stale after services.heartbeat_timeout.
+//
 // A pattern changes every standard topic that it matches; a pattern that no standard topic has becomes a topic of its own,
 // like the standard topic that matches it otherwise. The more specific of two patterns wins.
 //
@@ -36,6 +38,12 @@ func (c *Config) registry() (*topic.Registry, Problems) {
 		return nil, Problems{{Severity: SeverityError, Key: "topics.namespace", Text: err.Error()}}
 	}
 	o := &overrides{registry: r}
+	for _, d := range slices.Collect(r.All()) {
+		if d.Pattern == "system/services/+/status" {
+			d.StaleAfter = c.Services.HeartbeatTimeout
+			o.register("services.heartbeat_timeout", d)
+		}
+	}
 	o.qos(c.Topics.QoS)
 	o.retained(c.Topics.Retained)
 	o.rates(c.Topics.RateLimits)
@@ -62,7 +70,7 @@ func (o *overrides) register(key string, d topic.Definition) {
 func (o *overrides) qos(byType map[string]int) {
 	for _, name := range sortedKeys(byType) {
 		key, types := "topics.qos."+shorten(name), map[string]bool{}
-		found, kept := false, false
+		found, kept, changed := false, false, false
 		for _, d := range slices.Collect(o.registry.All()) {
 			types[d.Type] = true
 			// Message types are singular where the types of topics are plural: command, response, event, alert.
@@ -74,14 +82,14 @@ func (o *overrides) qos(byType map[string]int) {
 				kept = true
 				continue
 			}
-			d.QoS = byte(byType[name])
+			d.QoS, changed = byte(byType[name]), true
 			o.register(key, d)
 		}
 		switch {
 		case !found:
 			all := slices.Sorted(maps.Keys(types))
 			o.report(SeverityWarning, key, "no topic has this type, it is ignored: want "+words(all), nearest(name, slices.Values(all)))
-		case kept:
+		case kept && !changed:
 			o.report(SeverityWarning, key, "topics below safety/ keep their QoS of 2", "")
 		}
 	}

@@ -2,6 +2,7 @@ package config
 
 import (
 	"testing"
+	"time"
 
 	"github.com/lawnberry/lawnberry/topic"
 )
@@ -54,8 +55,26 @@ topics:
 	for range r.All() {
 		n++
 	}
-	if n != 25+4 {
-		t.Errorf("%d topics, want 29", n)
+	if n != 26+4 {
+		t.Errorf("%d topics, want 30", n)
+	}
+}
+
+// A service's status is stale when the service counts as offline; a topic that the configuration narrows keeps what it had.
+func TestRegistryStaleAfter(t *testing.T) {
+	c := Default()
+	c.Services.HeartbeatTimeout = 31 * time.Second
+	c.Topics.RateLimits = map[string]int{"sensors/gps/data": 600}
+	r, err := c.Registry()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]time.Duration{
+		"system/services/gps/status": 31 * time.Second, "sensors/gps/data": 15 * time.Second, "system/events/x": 0,
+	} {
+		if d, ok := r.Lookup(name); !ok || d.StaleAfter != want {
+			t.Errorf("%s: %v, want %v", name, d.StaleAfter, want)
+		}
 	}
 }
 

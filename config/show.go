@@ -27,6 +27,9 @@ func (l *Loaded) Effective() iter.Seq[Effective] {
 	}
 }
 
+// YAML returns plain data, such as the value of an [Effective], as YAML on one line.
+func YAML(v any) string { return yamlText(v) }
+
 // WriteEffective writes the values of all keys as YAML, each with its origin as a comment. Passwords are hidden.
 func (l *Loaded) WriteEffective(w io.Writer) error {
 	return l.writeEffective(w, true)

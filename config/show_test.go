@@ -23,7 +23,8 @@ func TestWriteEffective(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"broker:\n  port: 1999                                # mower.yaml:2\n  bind_address: localhost                   # default\n",
+		"  port: 1999                                # mower.yaml:2\n  bind_address: localhost                   # default\n",
+		"broker:\n  engine: embedded                          # default\n",
 		"    password: (hidden)", // quoted below
 		"  reconnect_delay: 0.25                     # environment LAWNBERRY_CLIENT_RECONNECT_DELAY\n",
 		"  qos: {status: 0}                          # mower.yaml:5\n",

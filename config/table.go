@@ -18,13 +18,8 @@ const (
 // Reasons that several keys share.
 const (
 	noRetry     = "messages are repeated by the MQTT session itself; there is no second layer of attempts"
-	noMetrics   = "metrics are not exported yet"
+	noRetention = "the figures are kept by the Prometheus that fetches them, for as long as its --storage.tsdb.retention.time says"
 	noCheckTime = "how long a service may be silent is its own lease, which it announces (services.heartbeat_timeout)"
-	noWebBridge = "the bridge for browsers is not there yet"
-	noHomeAsst  = "the bridge to Home Assistant is not there yet"
-	noCloud     = "logs are not sent over the network yet"
-	noMocks     = "no services are simulated by serve yet: lawnberry demo runs a whole mower"
-	noDebug     = "only debug.enabled works yet"
 )
 
 // logLevels are the names that the log level keys take; see level.
@@ -33,6 +28,14 @@ func logLevels() []string { return []string{"error", "warning", "notice", "infor
 // specs returns the table of keys, in the order of the file.
 func specs() []*spec {
 	return []*spec{
+		{path: "broker.engine", at: func(c *Config) any { return &c.Broker.Engine }, oneOf: []string{EngineEmbedded, EngineMosquitto, EngineExternal},
+			doc: "What the broker is. embedded: the one in this program, which keeps all promises. mosquitto: a Mosquitto that this program configures, " +
+				"starts and watches over. external: one that runs elsewhere, see broker.external; of this section nothing else counts then."},
+		{path: "broker.mosquitto.binary", at: func(c *Config) any { return &c.Broker.Mosquitto.Binary }, item: checkProgram, example: "/opt/mosquitto/sbin/mosquitto",
+			doc: "The program, version 2; empty looks for mosquitto on the PATH and in /usr/sbin and /usr/local/sbin."},
+		{path: "broker.external.urls", at: func(c *Config) any { return &c.Broker.External.URLs }, item: checkBrokerURL, example: "[\"ssl://broker.example:8883\", \"tcp://192.168.1.7:1883\"]",
+			doc: "Addresses of the same broker, or of brokers that share what they hold, tcp://, ssl://, ws:// or wss://; one after the other is tried until " +
+				"one answers. Empty is client.broker_host and client.broker_port. The login is client.auth, certificates are client.tls."},
 		{path: "broker.port", at: func(c *Config) any { return &c.Broker.Port }, max: maxPort,
 			doc: "TCP port; 0 lets the system choose one."},
 		{path: "broker.bind_address", at: func(c *Config) any { return &c.Broker.BindAddress }, item: checkBind,
@@ -41,7 +44,7 @@ func specs() []*spec {
 		{path: "broker.keepalive", at: func(c *Config) any { return &c.Broker.KeepAlive }, max: 65535, whole: true,
 			doc: "The longest keep alive that a client may ask for; one that asks for more, or for none, gets this. " +
 				"0 leaves it to the clients."},
-		{path: "broker.max_connections", at: func(c *Config) any { return &c.Broker.MaxConnections }, min: 1, max: maxCount,
+		{path: "broker.max_connections", live: true, at: func(c *Config) any { return &c.Broker.MaxConnections }, min: 1, max: maxCount,
 			doc: "Clients connected at once; one more is refused."},
 		{path: "broker.persistence", at: func(c *Config) any { return &c.Broker.Persistence },
 			doc: "Keep sessions, queued and retained messages over a restart and a crash."},
@@ -51,14 +54,17 @@ func specs() []*spec {
 			doc: "When what is kept is on the disk. always: before it is acknowledged, so nothing acknowledged is lost. {interval: 1s}: " +
 				"at most so long afterwards; a power cut loses what was acknowledged within it. off: when the system does it; a power " +
 				"cut may lose the last half minute. A crash of the program alone loses nothing in any mode."},
-		{path: "broker.max_queued_messages", at: func(c *Config) any { return &c.Broker.MaxQueuedMessages }, min: 1, max: 10 * maxCount,
+		{path: "broker.max_queued_messages", live: true, at: func(c *Config) any { return &c.Broker.MaxQueuedMessages }, min: 1, max: 10 * maxCount,
 			doc: "QoS 1 and 2 messages that wait for one session, connected or not. One more is refused, and counted as dropped."},
-		{path: "broker.max_queued_bytes", at: func(c *Config) any { return &c.Broker.MaxQueuedBytes }, min: 1 << 20, max: 1 << 40, unit: "bytes",
+		{path: "broker.max_queued_bytes", live: true, at: func(c *Config) any { return &c.Broker.MaxQueuedBytes }, min: 1 << 20, max: 1 << 40, unit: "bytes",
 			doc: "The same in bytes."},
 		{path: "broker.max_packet_size", at: func(c *Config) any { return &c.Broker.MaxPacketSize }, min: 4096, max: maxMessage, unit: "bytes",
 			doc: "The largest packet that a client may send; a larger one ends its connection. It is raised to what " +
 				"protocols.validation.max_payload_size needs."},
-		{path: "broker.log_level", at: func(c *Config) any { return &c.Broker.LogLevel }, oneOf: logLevels(),
+		{path: "broker.socket_group", at: func(c *Config) any { return &c.Broker.SocketGroup }, item: checkGroup, example: "lawnberry",
+			doc: "A group of this system whose members may connect to the socket in the data directory without a login, and do everything there, as " +
+				"the broker's own user and root may. Empty is none."},
+		{path: "broker.log_level", live: true, at: func(c *Config) any { return &c.Broker.LogLevel }, oneOf: logLevels(),
 			doc: "What the broker logs."},
 		{path: "broker.allow_anonymous", at: func(c *Config) any { return &c.Broker.AllowAnonymous },
 			doc: "Let in clients without a user name. Unless set: true while broker.auth is off and there is no user (lawnberry user add), false otherwise."},
@@ -212,32 +218,43 @@ func specs() []*spec {
 				"signature). What no filter matches is off. Below safety/ require holds only by a filter that begins with safety: a stop must arrive."},
 		{path: "security.signing.window", at: func(c *Config) any { return &c.Security.Signing.Window }, min: 0.1, max: 86400,
 			doc: "How far the time of a signed message may be from the clock here, either way. What waited longer for a connection is refused."},
-		{path: "security.access_control.enabled", at: func(c *Config) any { return &c.Security.AccessControl.Enabled },
+		{path: "security.access_control.enabled", live: true, at: func(c *Config) any { return &c.Security.AccessControl.Enabled },
 			doc: "Everyone may do what the rules allow and nothing else. Rules follow from service_definitions and from the roles of users; " +
 				"see lawnberry acl ls. It needs users who log in."},
-		{path: "security.access_control.rules", at: func(c *Config) any { return &c.Security.AccessControl.Rules },
+		{path: "security.access_control.rules", live: true, at: func(c *Config) any { return &c.Security.AccessControl.Rules },
 			example: "[{allow: [publish, subscribe], identity: weather, filter: weather/#}, {deny: subscribe, role: viewer, filter: vision/#}]",
 			doc: "Rules of your own, before those that follow from other things; the first that fits decides. A rule allows or denies publish, subscribe, " +
 				"release (of an emergency stop) or all, to an identity (user name), a role or, without both, everyone, on the topics of a " +
 				"filter, in which %u stands for the user name and %c for the client id."},
 
+		{path: "safety.emergency_stop.enabled", at: func(c *Config) any { return &c.Safety.EmergencyStop.Enabled },
+			doc: "Serve keeps the state of the emergency stop, as the service emergency_stop. False if another process does: nothing moves without."},
+
 		{path: "monitoring.metrics.enabled", at: func(c *Config) any { return &c.Monitoring.Metrics.Enabled },
-			doc: "Export metrics.", unsupported: noMetrics, works: off(func(c *Config) *bool { return &c.Monitoring.Metrics.Enabled })},
+			doc: "Serve figures for Prometheus at /metrics of the WebSocket bridge, to who may log in there. See docs/metrics.md."},
 		{path: "monitoring.metrics.collection_interval", at: func(c *Config) any { return &c.Monitoring.Metrics.CollectionInterval },
-			max: maxSeconds, doc: "How often figures are taken.", unsupported: noMetrics},
+			min: 1, max: maxSeconds, doc: "How often figures are taken, for monitoring.logging.log_performance. Prometheus fetches them as often as it likes."},
 		{path: "monitoring.metrics.retention_period", at: func(c *Config) any { return &c.Monitoring.Metrics.RetentionPeriod },
-			max: 100 * maxSeconds, doc: "How long figures are kept.", unsupported: noMetrics},
-		{path: "monitoring.logging.enabled", at: func(c *Config) any { return &c.Monitoring.Logging.Enabled },
+			max: 100 * maxSeconds, doc: "How long figures are kept.", unsupported: noRetention},
+		{path: "monitoring.tracing.enabled", at: func(c *Config) any { return &c.Monitoring.Tracing.Enabled },
+			doc: "Messages say which trace they belong to, and spans go to an OpenTelemetry collector. See docs/tracing.md."},
+		{path: "monitoring.tracing.endpoint", at: func(c *Config) any { return &c.Monitoring.Tracing.Endpoint },
+			item: checkCollector, example: "http://collector.example:4318",
+			doc: "http or https URL of the collector, OTLP over HTTP; without a path /v1/traces is added."},
+		{path: "monitoring.tracing.sample_ratio", at: func(c *Config) any { return &c.Monitoring.Tracing.SampleRatio }, max: 1,
+			doc: "Share of the traces that begin here which is recorded, 0 to 1. Of others their beginner decides."},
+		{path: "monitoring.logging.enabled", live: true, at: func(c *Config) any { return &c.Monitoring.Logging.Enabled },
 			doc: "Write a log; without it only errors are written."},
-		{path: "monitoring.logging.log_level", at: func(c *Config) any { return &c.Monitoring.Logging.LogLevel },
+		{path: "monitoring.logging.log_level", live: true, at: func(c *Config) any { return &c.Monitoring.Logging.LogLevel },
 			oneOf: []string{"debug", "info", "information", "notice", "warning", "warn", "error", "critical"},
 			doc:   "What is logged. The broker has a level of its own, broker.log_level."},
+		{path: "monitoring.logging.levels", live: true, at: func(c *Config) any { return &c.Monitoring.Logging.Levels }, item: checkLogPackage,
+			values: []string{"debug", "info", "warn", "error"}, example: "{client: debug, web: warn}",
+			doc: "Levels of parts of serve that are not to follow log_level: " + words(LogPackages()) + ". See docs/logging.md."},
 		{path: "monitoring.logging.log_messages", at: func(c *Config) any { return &c.Monitoring.Logging.LogMessages },
-			doc: "Log every message.", unsupported: "messages are not logged: lawnberry sub '#' shows them",
-			works: off(func(c *Config) *bool { return &c.Monitoring.Logging.LogMessages })},
+			doc: "Serve logs every message: topic, length, sender and type, not what is in it (development.debug.log_all_messages)."},
 		{path: "monitoring.logging.log_performance", at: func(c *Config) any { return &c.Monitoring.Logging.LogPerformance },
-			doc: "Log latencies and rates.", unsupported: "figures are not logged: lawnberry service info shows a service's",
-			works: off(func(c *Config) *bool { return &c.Monitoring.Logging.LogPerformance })},
+			doc: "Serve logs the broker's rates, queues and losses, each monitoring.metrics.collection_interval."},
 		{path: "monitoring.health_checks.enabled", at: func(c *Config) any { return &c.Monitoring.HealthChecks.Enabled },
 			doc: "Serve publishes how all services are together on system/health, and reports those that die."},
 		{path: "monitoring.health_checks.check_interval", at: func(c *Config) any { return &c.Monitoring.HealthChecks.CheckInterval },
@@ -246,50 +263,69 @@ func specs() []*spec {
 			max: maxSeconds, doc: "How long an answer may take.", unsupported: noCheckTime},
 
 		{path: "integration.websocket_bridge.enabled", at: func(c *Config) any { return &c.Integration.WebSocketBridge.Enabled },
-			doc: "Run it in serve.", unsupported: noWebBridge,
-			works: off(func(c *Config) *bool { return &c.Integration.WebSocketBridge.Enabled })},
+			doc: "Run it in serve, on broker.bind_address, and over TLS if broker.tls.enabled."},
 		{path: "integration.websocket_bridge.port", at: func(c *Config) any { return &c.Integration.WebSocketBridge.Port }, max: maxPort,
-			doc: "TCP port; 0 lets the system choose one.", unsupported: noWebBridge},
+			doc: "TCP port; 0 lets the system choose one."},
 		{path: "integration.websocket_bridge.max_connections", at: func(c *Config) any { return &c.Integration.WebSocketBridge.MaxConnections },
-			min: 1, max: maxCount, doc: "Browsers connected at once.", unsupported: noWebBridge},
+			min: 1, max: maxCount, doc: "Browsers connected at once."},
 		{path: "integration.home_assistant.enabled", at: func(c *Config) any { return &c.Integration.HomeAssistant.Enabled },
-			doc: "Run it in serve.", unsupported: noHomeAsst,
-			works: off(func(c *Config) *bool { return &c.Integration.HomeAssistant.Enabled })},
-		{path: "integration.home_assistant.discovery_prefix", at: func(c *Config) any { return &c.Integration.HomeAssistant.DiscoveryPrefix },
-			doc: "First levels of the discovery topics, as Home Assistant has them.", unsupported: noHomeAsst},
-		{path: "integration.home_assistant.device_name", at: func(c *Config) any { return &c.Integration.HomeAssistant.DeviceName },
-			doc: "Name of the mower.", unsupported: noHomeAsst},
-		{path: "integration.home_assistant.device_id", at: func(c *Config) any { return &c.Integration.HomeAssistant.DeviceID },
-			doc: "Identifier of the mower.", unsupported: noHomeAsst},
+			doc: "Show the mower to Home Assistant, by MQTT discovery, and obey it. See docs/home-assistant.md."},
+		{path: "integration.home_assistant.discovery_prefix", at: func(c *Config) any { return &c.Integration.HomeAssistant.DiscoveryPrefix }, item: checkPrefix,
+			doc: "First levels of the discovery topics, as Home Assistant has them; outside topics.namespace."},
+		{path: "integration.home_assistant.birth_topic", at: func(c *Config) any { return &c.Integration.HomeAssistant.BirthTopic }, item: checkTopic,
+			doc: "Where Home Assistant says that it has started (its birth message)."},
+		{path: "integration.home_assistant.device_name", at: func(c *Config) any { return &c.Integration.HomeAssistant.DeviceName }, item: checkDeviceName,
+			doc: "Name of the mower."},
+		{path: "integration.home_assistant.device_id", at: func(c *Config) any { return &c.Integration.HomeAssistant.DeviceID }, item: checkDeviceID,
+			doc: "Identifier of the mower, in topics and entities: letters, digits, _ and -. With another one it is another device."},
+		{path: "integration.home_assistant.mower_service", at: func(c *Config) any { return &c.Integration.HomeAssistant.MowerService }, item: checkServiceID,
+			doc: "The service that mows: it has the commands below, and its activity is on navigation/status."},
+		{path: "integration.home_assistant.start_command", at: func(c *Config) any { return &c.Integration.HomeAssistant.StartCommand }, item: checkCommand,
+			doc: "Its command to start or resume mowing."},
+		{path: "integration.home_assistant.pause_command", at: func(c *Config) any { return &c.Integration.HomeAssistant.PauseCommand }, item: checkCommand,
+			doc: "Its command to pause."},
+		{path: "integration.home_assistant.dock_command", at: func(c *Config) any { return &c.Integration.HomeAssistant.DockCommand }, item: checkCommand,
+			doc: "Its command to drive to the dock."},
+		{path: "integration.home_assistant.activities", at: func(c *Config) any { return &c.Integration.HomeAssistant.Activities },
+			values: activities(), merged: true, example: "{cutting: mowing, stuck: error}",
+			doc: "What its activities are to Home Assistant: mowing, paused, docked, returning or error. Those that are not named here stay as they are " +
+				"by default; one that is unknown is shown as unknown."},
+		{path: "integration.home_assistant.origin.latitude", at: func(c *Config) any { return &c.Integration.HomeAssistant.Origin.Latitude }, min: -90, max: 90, unit: "degrees",
+			doc: "Where x and y of navigation/position are 0. Without it Home Assistant knows a position only if that has latitude and longitude itself."},
+		{path: "integration.home_assistant.origin.longitude", at: func(c *Config) any { return &c.Integration.HomeAssistant.Origin.Longitude }, min: -180, max: 180, unit: "degrees",
+			doc: "The same for the longitude."},
 		{path: "integration.cloud_logging.enabled", at: func(c *Config) any { return &c.Integration.CloudLogging.Enabled },
-			doc: "Send logs.", unsupported: noCloud, works: off(func(c *Config) *bool { return &c.Integration.CloudLogging.Enabled })},
+			doc: "Serve sends its log, and what services log on system/logs/+, to a server. What cannot be sent waits in the data directory, 16 MiB of it."},
 		{path: "integration.cloud_logging.endpoint", at: func(c *Config) any { return &c.Integration.CloudLogging.Endpoint },
-			doc: "URL to post to.", unsupported: noCloud},
+			item: checkEndpoint, example: "https://logs.example/lawnberry",
+			doc: "http or https URL that batches are posted to, as a JSON array of objects with time, level and msg."},
+		{path: "integration.cloud_logging.token", at: func(c *Config) any { return &c.Integration.CloudLogging.Token },
+			doc: "Sent as a bearer token. Better than in this file: the environment."},
 		{path: "integration.cloud_logging.batch_size", at: func(c *Config) any { return &c.Integration.CloudLogging.BatchSize },
-			min: 1, max: maxCount, doc: "Lines per request.", unsupported: noCloud},
+			min: 1, max: 10_000, doc: "Lines per request at most."},
 		{path: "integration.cloud_logging.flush_interval", at: func(c *Config) any { return &c.Integration.CloudLogging.FlushInterval },
-			max: maxSeconds, doc: "Longest wait before a request.", unsupported: noCloud},
+			min: 0.1, max: maxSeconds, doc: "The longest that a line waits for a request to be full."},
 
-		{path: "service_definitions", at: func(c *Config) any { return &c.ServiceDefinitions },
+		{path: "service_definitions", live: true, at: func(c *Config) any { return &c.ServiceDefinitions },
 			example: "{navigation: {service_type: navigation, dependencies: [hardware_interface]}}",
 			doc: "The services of this mower by id: service_type, dependencies (ids of the services that one waits for), and " +
 				"topics with subscribe and publish, lists of filters."},
 
 		{path: "development.mock_services.enabled", at: func(c *Config) any { return &c.Development.MockServices.Enabled },
-			doc: "Simulate services.", unsupported: noMocks, works: off(func(c *Config) *bool { return &c.Development.MockServices.Enabled })},
+			doc: "Serve simulates services: they are there and healthy, and publish made up readings on what service_definitions has them publish, or " +
+				"else on sensors/{id}/data. They say nothing on what concerns safety."},
 		{path: "development.mock_services.services", at: func(c *Config) any { return &c.Development.MockServices.Services },
-			doc: "Ids of the services to simulate.", unsupported: noMocks},
-		{path: "development.debug.enabled", at: func(c *Config) any { return &c.Development.Debug.Enabled },
+			item: checkMock, example: "[gps, weather]", doc: "Ids of the services to simulate."},
+		{path: "development.debug.enabled", live: true, at: func(c *Config) any { return &c.Development.Debug.Enabled },
 			doc: "Log at level debug, whatever the log levels say."},
 		{path: "development.debug.log_all_messages", at: func(c *Config) any { return &c.Development.Debug.LogAllMessages },
-			doc: "Log every message.", unsupported: noDebug,
-			works: off(func(c *Config) *bool { return &c.Development.Debug.LogAllMessages })},
+			doc: "Serve logs every message with the first 1,000 bytes of what is in it, which may be secret."},
 		{path: "development.debug.simulate_failures", at: func(c *Config) any { return &c.Development.Debug.SimulateFailures },
-			doc: "Lose messages and connections now and then.", unsupported: noDebug,
-			works: off(func(c *Config) *bool { return &c.Development.Debug.SimulateFailures })},
+			doc: "The broker cuts each connection now and then, after half a minute on average, and what was on its way is lost: to see whether services mend. " +
+				"Connections within serve and on the socket in the data directory stay."},
 		{path: "development.debug.latency_simulation", at: func(c *Config) any { return &c.Development.Debug.LatencySimulation },
-			max: 60_000, unit: "milliseconds", doc: "Delay every message; 0 or false is no delay.", unsupported: noDebug,
-			works: func(c *Config) bool { return c.Development.Debug.LatencySimulation == 0 }},
+			max: 60_000, unit: "milliseconds", doc: "Everything that the broker sends comes so much later; 0 or false is no delay. Connections within serve and " +
+				"on the socket in the data directory are as they are. From 500 ms on nothing may move."},
 	}
 }
 

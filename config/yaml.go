@@ -286,7 +286,7 @@ func (l *loader) value(s *spec, e entry) {
 	case *map[string]bool:
 		l.exceptions(s, n, p)
 	case *map[string]string:
-		l.policies(s, n, p)
+		l.named(s, n, p)
 	case *map[string]ServiceDefinition:
 		l.definitions(s, n, p)
 	case *[]any:

@@ -16,15 +16,16 @@ import (
 
 	"github.com/lawnberry/lawnberry/broker"
 	"github.com/lawnberry/lawnberry/client"
+	estop "github.com/lawnberry/lawnberry/safety"
 )
 
 const patience = time.Minute
 
-// build builds the examples and returns where they are.
-func build(t *testing.T) string {
+// build builds examples, such as "./...", and returns where they are.
+func build(t *testing.T, packages string) string {
 	t.Helper()
 	dir := t.TempDir()
-	out, err := exec.Command("go", "build", "-o", dir+string(filepath.Separator), "./...").CombinedOutput()
+	out, err := exec.Command("go", "build", "-o", dir+string(filepath.Separator), packages).CombinedOutput()
 	if err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
@@ -37,16 +38,23 @@ type program struct {
 	name   string
 	cmd    *exec.Cmd
 	lines  chan string // closed at the end of the output
+	out    *io.PipeWriter
 	errors bytes.Buffer
 }
 
 func run(t *testing.T, dir, name string, args ...string) *program {
 	t.Helper()
-	p := &program{t: t, name: name, cmd: exec.Command(filepath.Join(dir, name), args...), lines: make(chan string, 10_000)}
-	p.cmd.Env = append(os.Environ(), "LAWNBERRY_BROKER_URL=")
+	return runCommand(t, name, "", filepath.Join(dir, name), args...)
+}
+
+// runCommand runs a program that finds its broker in the environment.
+func runCommand(t *testing.T, name, url, path string, args ...string) *program {
+	t.Helper()
+	p := &program{t: t, name: name, cmd: exec.Command(path, args...), lines: make(chan string, 10_000)}
+	p.cmd.Env = append(os.Environ(), "LAWNBERRY_BROKER_URL="+url)
 	p.cmd.Stderr = &p.errors
 	read, write := io.Pipe()
-	p.cmd.Stdout = write
+	p.cmd.Stdout, p.out = write, write
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -86,6 +94,15 @@ func (p *program) expect(prefix string) {
 	}
 }
 
+// rest returns what a program that has ended had still to say.
+func (p *program) rest() (lines []string) {
+	_ = p.out.Close()
+	for line := range p.lines {
+		lines = append(lines, line)
+	}
+	return lines
+}
+
 // end waits for the program, which must exit with that code, and returns what it wrote to standard error.
 func (p *program) end(code int) string {
 	p.t.Helper()
@@ -113,7 +130,7 @@ func (p *program) interrupt() {
 }
 
 func TestExamples(t *testing.T) {
-	dir := build(t)
+	dir := build(t, "./...")
 	ctx, cancel := context.WithTimeout(context.Background(), 3*patience)
 	defer cancel()
 	b, err := broker.Start(ctx, broker.Options{Listeners: []broker.Listener{{Network: "tcp", Address: "127.0.0.1:0"}}})
@@ -121,6 +138,11 @@ func TestExamples(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = b.Stop(ctx) }()
+	hub, err := estop.StartHub(ctx, estop.HubOptions{Client: client.Options{URL: b.URL()}}) // which "lawnberry serve" has
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = hub.Stop(ctx) }()
 	c, err := client.Connect(ctx, client.Options{URL: b.URL()})
 	if err != nil {
 		t.Fatal(err)
@@ -154,16 +176,38 @@ func TestExamples(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), `no sensor "nose", there are gps and tilt`) {
 			t.Errorf("%v", err)
 		}
-		if err := c.Call(ctx, "navigation", "start_mowing", map[string]int{"stripes": 12}, nil); err != nil {
-			t.Error(err)
+		err = c.Call(ctx, "navigation", "start_mowing", map[string]int{"stripes": 12}, nil)
+		if err == nil || !strings.Contains(err.Error(), "emergency stop: ") {
+			t.Errorf("before the emergency stop was released: %v", err)
+		}
+		start := func() error { // as soon as it stands on level ground
+			s, err := estop.ReadStatus(ctx, c)
+			if err == nil && s.Engaged {
+				err = estop.Release(ctx, c, "", s.Sequence)
+			}
+			if err != nil {
+				return err
+			}
+			return c.Call(ctx, "navigation", "start_mowing", map[string]int{"stripes": 12}, nil)
+		}
+		for end := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
+			if err := start(); err == nil {
+				break
+			} else if time.Now().After(end) {
+				t.Fatal(err)
+			}
 		}
 		navigation.expect("mowing 12 stripes")
+		hardware.expect("motors turn at 60 %")
 		err = c.Call(ctx, "navigation", "start_mowing", map[string]int{"stripes": 0}, nil)
 		if err == nil || !strings.Contains(err.Error(), "parameters.stripes must be 1 to 100") {
 			t.Errorf("%v", err)
 		}
-		navigation.expect("paused") // at the first slope
-		safety.expect("alert tilt (critical) from safety: the mower stands at 3")
+		safety.expect("alert tilt (critical) from safety: the mower stands at 3") // at the next slope
+		awaitEngaged(t, c, "")                                                    // and nobody releases it
+		// For the slope, or on a busy machine because safety was silent before it.
+		hardware.expect("motors stand: emergency stop: ")
+		navigation.expect("the lease is over: hardware_interface keep_control: the lease is over: emergency stop: ")
 
 		if err := c.Call(ctx, "hardware_interface", "shutdown", nil, nil); err != nil {
 			t.Error(err)

@@ -71,19 +71,14 @@ type Metadata struct {
 	RetryCount    int
 }
 
-// Time returns Timestamp as a time, to the microsecond.
+// Time returns Timestamp as a time, to the microsecond. One before the year 1 or after the year 9999 is the first or the last of those, as
+// in every zone JSON can say: a sender that counts milliseconds names the year 50,000 and more. NaN is the zero time.
 func (m Metadata) Time() time.Time {
-	const most = 1 << 62
-	us := math.Round(m.Timestamp * 1e6)
-	switch {
-	case us != us:
+	const first, last = -62_135_596_800, 253_402_214_400 // 0001-01-01 and 9999-12-31
+	if math.IsNaN(m.Timestamp) {
 		return time.Time{}
-	case us > most:
-		us = most
-	case us < -most:
-		us = -most
 	}
-	return time.UnixMicro(int64(us))
+	return time.UnixMicro(int64(math.Round(min(max(m.Timestamp, first), last) * 1e6)))
 }
 
 // Seconds returns t as a Timestamp or ExpiresAt has it: Unix seconds, to the microsecond.

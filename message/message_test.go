@@ -1,6 +1,7 @@
 package message
 
 import (
+	"encoding/json"
 	"errors"
 	"math"
 	"reflect"
@@ -229,6 +230,13 @@ func TestTime(t *testing.T) {
 	}
 	if got := (Metadata{Timestamp: -1e300}).Time(); got.After(now) {
 		t.Errorf("-1e300 is %v", got)
+	}
+	for _, at := range []float64{1.7e12, 1e15, 1e300, -1e300} { // the first is of a clock in milliseconds
+		for _, hours := range []int{-14, 0, 14} {
+			if _, err := json.Marshal((Metadata{Timestamp: at}).Time().In(time.FixedZone("", hours*3600))); err != nil {
+				t.Errorf("%g, %d hours from Greenwich: %v", at, hours, err)
+			}
+		}
 	}
 	if got := (Metadata{Timestamp: math.NaN()}).Time(); !got.IsZero() {
 		t.Errorf("NaN is %v", got)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/lawnberry/lawnberry/client"
 	"github.com/lawnberry/lawnberry/message"
+	"github.com/lawnberry/lawnberry/topic"
 )
 
 const (
@@ -45,6 +46,22 @@ type Alert struct {
 	AcknowledgedAt time.Time // by the clock of who did
 
 	id string // of the message
+}
+
+// MarshalJSON returns the alert as programs outside see it, those of the command line and of the HTTP API.
+func (a Alert) MarshalJSON() ([]byte, error) {
+	if len(a.Context) == 0 {
+		a.Context = json.RawMessage("{}")
+	}
+	return json.Marshal(struct {
+		message.Alert
+		Sender         string    `json:"sender"`
+		Count          int       `json:"count"`
+		FirstRaised    time.Time `json:"first_raised"`
+		LastRaised     time.Time `json:"last_raised"`
+		AcknowledgedBy string    `json:"acknowledged_by,omitempty"`
+		AcknowledgedAt time.Time `json:"acknowledged_at,omitzero"`
+	}{a.Alert, a.Sender, a.Count, a.FirstRaised, a.Time, a.AcknowledgedBy, a.AcknowledgedAt})
 }
 
 // alertRecord is what the context of an alert holds under recordKey. Times are Unix seconds.
@@ -195,6 +212,26 @@ func (b *AlertBook) Acknowledgement(alertType, by string) (message.Message, erro
 	defer b.mu.Unlock()
 	_, m, err := b.acknowledgeLocked(alertType, by)
 	return m, err
+}
+
+// Raise returns the message that raises a in the name of by, for its retained topic. As with [Service.EmitAlert] one that stands is
+// counted on, and keeps an acknowledgement unless the severity rises. The book takes it in when it comes back, by Take. The error is a
+// *message.Error that names the field which breaks a rule, or a *topic.Error of the alert's type.
+func (b *AlertBook) Raise(a message.Alert, by string) (message.Message, error) {
+	if err := topic.CheckLevel("alert type", a.AlertType); err != nil {
+		return message.Message{}, err
+	}
+	if _, err := message.NewAlert(by, a); err != nil {
+		return message.Message{}, fmt.Errorf("alert %s: %w", a.AlertType, err)
+	}
+	now := time.Now()
+	next := Alert{Alert: a, Sender: by, Time: now, Count: 1, FirstRaised: now}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if old, stands := b.current[a.AlertType]; stands {
+		next = again(next, old)
+	}
+	return next.message(by)
 }
 
 func (b *AlertBook) acknowledgeLocked(alertType, by string) (a Alert, m message.Message, err error) {

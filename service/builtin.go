@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"encoding/json"
 	"slices"
 	"time"
 
@@ -10,7 +11,20 @@ import (
 )
 
 // builtins are the commands that every service answers.
-var builtins = [...]string{"ping", "shutdown", "status"}
+var builtins = [...]string{"log_level", "ping", "shutdown", "status"}
+
+// Builtins returns the descriptions of the commands that every service answers: no service describes these itself.
+func Builtins() []Command {
+	return []Command{
+		describe[levelQuery, levelAnswer]("log_level", []HandleOption{Description(levelText), Repeatable()}),
+		describe[struct{}, pong]("ping", []HandleOption{Description("Answers, with the service's uptime."), Repeatable()}),
+		describe[struct{}, shuttingDown]("shutdown", []HandleOption{Description("Ends the service."), Repeatable()}),
+		describe[struct{}, condition]("status", []HandleOption{Description("Tells the service's state, and figures of its connection."), Repeatable()}),
+	}
+}
+
+// offers reports whether a command that every service answers is more than a refusal here.
+func (s *Service) offers(command string) bool { return command != "log_level" || s.o.LogLevels != nil }
 
 func isBuiltin(command string) bool { return slices.Contains(builtins[:], command) }
 
@@ -49,6 +63,7 @@ type mqttStats struct {
 	MessagesExpired  uint64  `json:"messages_expired"`
 	MessagesRejected uint64  `json:"messages_rejected"`
 	MessagesDropped  uint64  `json:"messages_dropped"`
+	MessagesLimited  uint64  `json:"messages_rate_limited"` // refused for their rate
 	Queued           int     `json:"queued"`
 	Handlers         int     `json:"handlers"`
 	PendingCalls     int     `json:"pending_calls"`
@@ -62,17 +77,20 @@ type shuttingDown struct {
 	ShuttingDown bool `json:"shutting_down"`
 }
 
+// handlerOfOurs runs a command that every service answers.
+type handlerOfOurs func(parameters json.RawMessage) (result any, err error)
+
 // builtin returns the implementation of a command that every service answers, or nil.
-func (s *Service) builtin(command string) func() any {
+func (s *Service) builtin(command string) handlerOfOurs {
 	switch command {
 	case "ping":
-		return func() any {
-			return pong{Pong: true, Timestamp: message.Seconds(time.Now()), ServiceID: s.o.ID, Uptime: s.uptime()}
+		return func(json.RawMessage) (any, error) {
+			return pong{Pong: true, Timestamp: message.Seconds(time.Now()), ServiceID: s.o.ID, Uptime: s.uptime()}, nil
 		}
 	case "status":
-		return func() any { return s.condition() }
+		return func(json.RawMessage) (any, error) { return s.condition(), nil }
 	case "shutdown":
-		return func() any {
+		return func(json.RawMessage) (any, error) {
 			s.log.Info("asked to shut down")
 			// The client answers before it closes; Stop is what ends this goroutine and everything else.
 			go func() {
@@ -82,8 +100,10 @@ func (s *Service) builtin(command string) func() any {
 					s.log.Warn("shutdown incomplete", "error", err)
 				}
 			}()
-			return shuttingDown{true}
+			return shuttingDown{true}, nil
 		}
+	case "log_level":
+		return s.logLevel
 	}
 	return nil
 }
@@ -99,7 +119,7 @@ func (s *Service) condition() condition {
 	c.MQTTStats = mqttStats{
 		Connected: st.Connected, ProtocolVersion: int(st.Version), Reconnects: st.Reconnects,
 		MessagesSent: st.Sent, MessagesReceived: st.Received, MessagesFailed: st.Failed,
-		MessagesExpired: st.Expired, MessagesRejected: rejected(st), MessagesDropped: st.Dropped,
+		MessagesExpired: st.Expired, MessagesRejected: rejected(st), MessagesDropped: st.Dropped, MessagesLimited: st.RateLimited,
 		Queued: st.Outbox, Handlers: len(st.Handlers), PendingCalls: st.PendingCalls,
 		RoundTripP50: milliseconds(st.RoundTrip.P50), RoundTripP99: milliseconds(st.RoundTrip.P99),
 		OneWayP50: milliseconds(st.OneWay.P50), OneWayP99: milliseconds(st.OneWay.P99),

@@ -35,6 +35,16 @@ func (s *Service) Call(ctx context.Context, target, command string, parameters, 
 	return s.client.Call(ctx, target, command, parameters, result, opts...)
 }
 
+// Caller returns who has sent the command that a handler runs for: the sender that it names, which the broker answers for where there is
+// access control. "" is a plain MQTT 5 client that does not say, or another ctx.
+func Caller(ctx context.Context) string {
+	r, ok := client.RequestFrom(ctx)
+	if !ok {
+		return ""
+	}
+	return r.Sender
+}
+
 // ReportProgress tells the caller of a command how far its handler is, if the caller asked for it with
 // [client.WithProgress]. ctx is the handler's. It never waits; at most 10 values a second go out, the latest ones.
 func ReportProgress(ctx context.Context, value any) { client.Progress(ctx, value) }
@@ -53,7 +63,7 @@ func ReportProgress(ctx context.Context, value any) { client.Progress(ctx, value
 // with the text that struct tags give fields (doc:"metres from the dock") and what SetDefaults sets. Descriptions are published
 // when Options.Setup has returned, and 100 ms after later changes.
 //
-// Handle panics when command is empty, h is nil, or command is ping, status or shutdown, which every service answers alike.
+// Handle panics when command is empty, h is nil, or command is ping, status, shutdown or log_level, which every service answers alike.
 func Handle[P, R any](s *Service, command string, h func(ctx context.Context, p P) (R, error), opts ...HandleOption) {
 	if command == "" || h == nil {
 		panic("service.Handle: a command needs a name and a handler")
@@ -160,7 +170,7 @@ func (s *Service) dispatch(ctx context.Context, r *client.Request) (result any, 
 		}
 	}()
 	if h := s.builtin(r.Command); h != nil {
-		return h(), nil
+		return h(r.Parameters)
 	}
 	select {
 	case <-s.ready:
@@ -180,7 +190,7 @@ func (s *Service) dispatch(ctx context.Context, r *client.Request) (result any, 
 	return h(ctx, r.Parameters)
 }
 
-// commands returns the names of all commands, sorted.
+// commands returns the names of all commands that it offers, sorted.
 func (s *Service) commands() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -191,7 +201,7 @@ func (s *Service) commands() []string {
 			}
 		}
 		for _, name := range builtins {
-			if !yield(name) {
+			if s.offers(name) && !yield(name) {
 				return
 			}
 		}

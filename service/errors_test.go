@@ -4,65 +4,15 @@ import (
 	"context"
 	"errors"
 	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/lawnberry/lawnberry/client"
+	"github.com/lawnberry/lawnberry/internal/mosquittotest"
 	"github.com/lawnberry/lawnberry/service"
 )
-
-// startMosquitto runs a real Mosquitto and returns host:port.
-func startMosquitto(t *testing.T) string {
-	t.Helper()
-	binary := "/usr/sbin/mosquitto"
-	if found, err := exec.LookPath("mosquitto"); err == nil {
-		binary = found
-	}
-	for range 5 { // the free port may be taken before Mosquitto is there
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		address := l.Addr().String()
-		_ = l.Close()
-		_, port, _ := net.SplitHostPort(address)
-		file := filepath.Join(t.TempDir(), "conf")
-		if err := os.WriteFile(file, []byte("listener "+port+" 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\n"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		cmd := exec.Command(binary, "-c", file)
-		if err := cmd.Start(); err != nil {
-			t.Fatal("Mosquitto is missing: make test installs it, or says what to install: ", err)
-		}
-		ended := make(chan struct{})
-		go func() {
-			defer close(ended)
-			_ = cmd.Wait()
-		}()
-		t.Cleanup(func() {
-			_ = cmd.Process.Kill()
-			<-ended
-		})
-		for alive := true; alive; {
-			if conn, err := net.DialTimeout("tcp", address, time.Second); err == nil {
-				_ = conn.Close()
-				return address
-			}
-			select {
-			case <-ended:
-				alive = false
-			case <-time.After(5 * time.Millisecond):
-			}
-		}
-	}
-	t.Fatal("Mosquitto does not start")
-	return ""
-}
 
 // old dials address through something that refuses MQTT 5, as old brokers do.
 func old(address string) func(ctx context.Context) (net.Conn, error) {
@@ -112,7 +62,7 @@ func (p errorParameters) Validate() error {
 func TestErrorsOfCall(t *testing.T) {
 	t.Parallel()
 	ours := strings.TrimPrefix(newBroker(t).URL(), "tcp://")
-	mosquitto := startMosquitto(t)
+	mosquitto := mosquittotest.Start(t)
 	for name, o := range map[string]client.Options{
 		"ours, MQTT 5":          {URL: "tcp://" + ours},
 		"ours, MQTT 3.1.1":      {Dial: old(ours)},

@@ -15,6 +15,7 @@ import (
 
 	"github.com/lawnberry/lawnberry/broker"
 	"github.com/lawnberry/lawnberry/client"
+	"github.com/lawnberry/lawnberry/internal/brokertest"
 	"github.com/lawnberry/lawnberry/message"
 	"github.com/lawnberry/lawnberry/service"
 )
@@ -57,26 +58,15 @@ func testContext(t *testing.T) context.Context {
 }
 
 // newBroker starts a broker on a free port.
-func newBroker(t *testing.T) *broker.Broker {
+func newBroker(t *testing.T) brokertest.Broker {
 	t.Helper()
-	b, err := broker.Start(context.Background(), broker.Options{
+	return brokertest.StartWith(t, broker.Options{
 		Listeners: []broker.Listener{{Network: "tcp", Address: "127.0.0.1:0"}}, SysInterval: -1,
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		if err := b.Stop(ctx); err != nil {
-			t.Error(err)
-		}
-	})
-	return b
 }
 
 // start starts a service that lives as long as the test.
-func start(t *testing.T, b *broker.Broker, o service.Options) *service.Service {
+func start(t *testing.T, b brokertest.Broker, o service.Options) *service.Service {
 	t.Helper()
 	svc, err := tryStart(t, b, o)
 	if err != nil {
@@ -85,7 +75,7 @@ func start(t *testing.T, b *broker.Broker, o service.Options) *service.Service {
 	return svc
 }
 
-func tryStart(t *testing.T, b *broker.Broker, o service.Options) (*service.Service, error) {
+func tryStart(t *testing.T, b brokertest.Broker, o service.Options) (*service.Service, error) {
 	t.Helper()
 	if o.Client.Dial == nil {
 		o.Client.URL = b.URL()
@@ -137,7 +127,7 @@ type peer struct {
 }
 
 // newPeer connects a client and subscribes it to filters.
-func newPeer(t *testing.T, b *broker.Broker, id string, filters ...string) *peer {
+func newPeer(t *testing.T, b brokertest.Broker, id string, filters ...string) *peer {
 	t.Helper()
 	ctx := testContext(t)
 	c, err := client.Connect(ctx, client.Options{URL: b.URL(), ID: id})
@@ -291,7 +281,7 @@ func awaitState(t *testing.T, svc *service.Service, id string, want service.Stat
 
 // cord is a network connection that a test can cut, and keep cut.
 type cord struct {
-	b *broker.Broker
+	b brokertest.Broker
 
 	mu   sync.Mutex
 	conn net.Conn

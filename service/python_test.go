@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lawnberry/lawnberry/broker"
 	"github.com/lawnberry/lawnberry/client"
 	"github.com/lawnberry/lawnberry/message"
 	"github.com/lawnberry/lawnberry/service"
@@ -126,11 +125,7 @@ type addParameters struct{ A, B int }
 func TestPythonPeer(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	b, err := broker.Start(ctx, broker.Options{Listeners: []broker.Listener{{Network: "tcp", Address: "127.0.0.1:0"}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = b.Stop(context.Background()) }()
+	b := newBroker(t)
 	svc, err := service.Start(ctx, service.Options{
 		ID: "go_peer", Type: "sensors", Version: "2.0.0",
 		Client:    client.Options{URL: b.URL()},

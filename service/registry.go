@@ -286,13 +286,17 @@ func (r *registry) run(ctx context.Context) {
 func (r *registry) due(now time.Time) (deaths []death, next time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var late time.Duration
-	if !r.next.IsZero() {
-		late = now.Sub(r.next)
+	// late is how much later than planned something due at that time is looked at: than it was itself, if it has become due since the plan
+	// was made, else than the plan.
+	late := func(due time.Time) time.Duration {
+		if !r.next.IsZero() && r.next.Before(due) {
+			due = r.next
+		}
+		return now.Sub(due)
 	}
 	for _, e := range r.services {
 		if !e.deadline.IsZero() && !now.Before(e.deadline) {
-			switch {
+			switch late := late(e.deadline); {
 			case late > e.lease/4:
 				e.deadline = now.Add(e.lease)
 			case late > punctual && !e.late:
@@ -306,7 +310,7 @@ func (r *registry) due(now time.Time) (deaths []death, next time.Time) {
 			}
 		}
 		if !e.owed.IsZero() && !now.Before(e.owed) {
-			if late > punctual && !e.late {
+			if late := late(e.owed); late > turn || late > punctual && !e.late {
 				e.owed, e.late = now.Add(catchUp), true
 			} else {
 				e.owed = time.Time{}

@@ -213,6 +213,35 @@ func TestDeafProcess(t *testing.T) {
 	}
 }
 
+// A process that is stopped before it has planned anything takes nobody for dead either.
+func TestDeafAtFirst(t *testing.T) {
+	r := newRegistry("m", time.Minute, slog.New(slog.DiscardHandler))
+	r.linked = func() bool { return true }
+	now := time.Now()
+	r.apply("a", report{identity: identity{"1", 1}, state: Healthy}, now)
+	later := now.Add(5 * time.Minute)
+	deaths, next := r.due(later)
+	if i, _ := r.get("a"); i.State != Healthy || len(deaths) > 0 || !next.Equal(later.Add(time.Minute)) {
+		t.Errorf("%s, %d deaths, looks again in %v", i.State, len(deaths), next.Sub(later))
+	}
+	r.setSeen(Healthy)
+	later = next
+	r.due(later)
+	if i, _ := r.get("a"); i.State != Offline {
+		t.Error("it is never taken for dead")
+	}
+	// Nor does it report a death that it had to wait with, each time that it was stopped meanwhile.
+	for range 3 {
+		later = later.Add(time.Minute)
+		if deaths, _ := r.due(later); len(deaths) > 0 {
+			t.Error("a death is reported by who was stopped")
+		}
+	}
+	if deaths, _ := r.due(later.Add(catchUp)); len(deaths) != 1 {
+		t.Error("it is never reported")
+	}
+}
+
 func TestReporterIsTheSmallestRunning(t *testing.T) {
 	dead := func(w *watched) {
 		w.hear("z", Healthy, "")

@@ -75,6 +75,7 @@ import (
 	"time"
 
 	"github.com/lawnberry/lawnberry/client"
+	"github.com/lawnberry/lawnberry/loglevel"
 	"github.com/lawnberry/lawnberry/message"
 	"github.com/lawnberry/lawnberry/topic"
 )
@@ -142,6 +143,9 @@ type Options struct {
 
 	DiskPath string       // whose file system disk_usage tells about; "" is the working directory
 	Logger   *slog.Logger // nil is discarded
+	// LogLevels, when not nil, are those of Logger, which the command log_level shows and sets; without them it is refused. For a log of one level:
+	// loglevel.New(&level), of the slog.LevelVar that the handler has.
+	LogLevels *loglevel.Levels
 }
 
 // Leases: of services in general, and of the safety class.
@@ -283,7 +287,7 @@ const cleanup = 3 * time.Second
 // Start connects, announces the service (state starting), waits for its dependencies, and announces it healthy. When it
 // returns, the registry holds every service whose status the broker had retained.
 //
-// It answers ping, status and shutdown, and what Options.Setup registered, from its first announcement on. A dependency
+// It answers ping, status, shutdown and log_level, and what Options.Setup registered, from its first announcement on. A dependency
 // that is not healthy after DependencyTimeout, or when ctx ends, gives a *[DependencyError] that names each missing one. Services
 // that wait for each other in a circle are told so after a second, by a *[DependencyError] that is [ErrCycle].
 // An id that a running process has already gives an *[InUseError].
@@ -403,6 +407,9 @@ func (s *Service) listen(ctx context.Context) error {
 	}
 	return s.serveCommands(ctx)
 }
+
+// Lease returns how long this service may be silent until others take it for offline: Options.HeartbeatTimeout, or its default.
+func (s *Service) Lease() time.Duration { return s.o.HeartbeatTimeout }
 
 // ID returns Options.ID.
 func (s *Service) ID() string { return s.o.ID }

@@ -32,6 +32,8 @@ type SupervisorOptions struct {
 	Renew   time.Duration  // how often system/health is published when nothing changes; 0 is 30 s
 	Version string         // of the program, announced; "" is "0.0.0"
 	Logger  *slog.Logger   // nil is discarded
+	// Trouble, when not nil, is asked each second what is wrong with the broker; "" is nothing. It makes the whole degraded at least.
+	Trouble func() string
 }
 
 // Health is what a supervisor says of all services together, the payload's details of system/health.
@@ -165,9 +167,15 @@ func (s *Supervisor) announceSoon() {
 func (s *Supervisor) watch(ctx context.Context) {
 	tick := time.NewTicker(s.o.Renew)
 	defer tick.Stop()
+	var look <-chan time.Time
+	if s.o.Trouble != nil {
+		ticker := time.NewTicker(time.Second)
+		defer ticker.Stop()
+		look = ticker.C
+	}
 	for {
 		_, changed := s.registry.states(nil)
-		h := judge(s.registry.entries())
+		h := s.judge()
 		s.mu.Lock()
 		news := !sameHealth(h, s.health)
 		s.mu.Unlock()
@@ -178,6 +186,7 @@ func (s *Supervisor) watch(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-changed:
+		case <-look:
 		case <-tick.C:
 			s.again()
 		case <-s.nudge:
@@ -193,9 +202,24 @@ func (s *Supervisor) watch(ctx context.Context) {
 
 // again publishes the health although it has not changed.
 func (s *Supervisor) again() {
-	if h := judge(s.registry.entries()); len(h.Services) > 0 {
+	if h := s.judge(); len(h.Services) > 0 {
 		s.publish(h)
 	}
+}
+
+// judge says how the services and the broker are together.
+func (s *Supervisor) judge() Health {
+	h := judge(s.registry.entries())
+	if s.o.Trouble == nil {
+		return h
+	}
+	if why := s.o.Trouble(); why != "" {
+		h.Reasons = append(h.Reasons, "the broker: "+why)
+		if rank(h.State) < rank(Degraded) {
+			h.State = Degraded
+		}
+	}
+	return h
 }
 
 func (s *Supervisor) publish(h Health) {

@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lawnberry/lawnberry/broker"
 	"github.com/lawnberry/lawnberry/client"
 	"github.com/lawnberry/lawnberry/message"
 	"github.com/lawnberry/lawnberry/service"
@@ -18,11 +17,7 @@ import (
 func TestWillIsRetained(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	b, err := broker.Start(ctx, broker.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = b.Stop(context.Background()) }()
+	b := newBroker(t)
 	var mu sync.Mutex
 	var link net.Conn
 	cut := false

@@ -39,26 +39,96 @@ func (n *Node) child(level string) *Node {
 	return n.Children[i]
 }
 
-// WriteMarkdown writes the documentation of all topics: a table in registration order, and the hierarchy as an
-// indented list. The error is that of w.
+// Named returns the pattern with names in place of its wildcards: Address, if it is the pattern's, else Pattern.
+func (d Definition) Named() string {
+	levels := strings.Split(d.Address, "/")
+	for i, level := range levels {
+		if strings.HasPrefix(level, "{") && strings.HasSuffix(level, "}") {
+			levels[i] = "+"
+		}
+	}
+	if strings.Join(levels, "/") != d.Pattern { // that of the wider topic which it was copied from
+		return d.Pattern
+	}
+	return d.Address
+}
+
+const intro = `# Topics
+
+All topics live below ` + "`%s/`" + `. Whoever subscribes writes them as they stand here, or relative to that; + is one level, whichever it is.
+What is in a message is its *message type*; *type* is what ` + "`topics.qos`" + ` of the configuration calls the topic. QoS and *retained* are what our
+own services publish with: a critical message goes at QoS 2 everywhere. *Rate* is in messages per minute and topic, - is unlimited. A last value that
+is older than *stale after* is old news; - is never. *Class* says what a client does when it holds more than it may: it drops the oldest **sensor**
+reading or **event**, keeps the latest **state**, refuses a **command**, and lets **safety** through before all else.
+
+`
+
+// WriteMarkdown writes the documentation of all topics: a table for each first level, in registration order, with the units below it,
+// and the hierarchy as an indented list. The error is that of w.
 func (r *Registry) WriteMarkdown(w io.Writer) error {
 	b := bufio.NewWriter(w)
-	fmt.Fprintf(b, "# Topics\n\nAll topics live below `%s/`. A rate of - is unlimited.\n\n", r.namespace)
-	fmt.Fprint(b, "| Topic | Type | QoS | Retained | Rate, msg/min | Class | What |\n|---|---|---|---|---|---|---|\n")
+	fmt.Fprintf(b, intro, r.namespace)
+	var groups []string
+	members := map[string][]Definition{}
 	for d := range r.All() {
-		retained, rate := "no", "-"
-		if d.Retain {
-			retained = "yes"
+		group, _, _ := strings.Cut(d.Pattern, "/")
+		if members[group] == nil {
+			groups = append(groups, group)
 		}
-		if d.Rate > 0 {
-			rate = fmt.Sprint(d.Rate)
-		}
-		fmt.Fprintf(b, "| `%s` | %s | %d | %s | %s | %s | %s |\n", cell(r.prefix+d.Pattern), cell(d.Type), d.QoS,
-			retained, rate, d.Class, cell(d.Description))
+		members[group] = append(members[group], d)
 	}
-	fmt.Fprint(b, "\n## Hierarchy\n\n")
+	for _, group := range groups {
+		fmt.Fprintf(b, "## %s\n\n", oneLine(group))
+		fmt.Fprint(b, "| Topic | What | Published by | Message type | Type | QoS | Retained | Rate | Stale after | Class |\n")
+		fmt.Fprint(b, "|---|---|---|---|---|---|---|---|---|---|\n")
+		for _, d := range members[group] {
+			r.writeRow(b, d)
+		}
+		fmt.Fprintln(b)
+		r.writeUnits(b, members[group])
+	}
+	fmt.Fprint(b, "## Hierarchy\n\n")
 	r.Tree().writeMarkdown(b, 0)
 	return b.Flush()
+}
+
+func (r *Registry) writeRow(w io.Writer, d Definition) {
+	retained, rate, stale, by, kind := "no", "-", "-", "-", "any"
+	if d.Retain {
+		retained = "yes"
+	}
+	if d.Rate > 0 {
+		rate = fmt.Sprint(d.Rate)
+	}
+	if d.StaleAfter > 0 {
+		stale = d.StaleAfter.String()
+	}
+	if d.Publisher != "" {
+		by = cell(d.Publisher)
+	}
+	if d.Message != "" {
+		kind = cell(d.Message)
+	}
+	fmt.Fprintf(w, "| `%s` | %s | %s | %s | %s | %d | %s | %s | %s | %s |\n", cell(r.prefix+d.Pattern), cell(d.Description), by, kind, cell(d.Type),
+		d.QoS, retained, rate, stale, d.Class)
+}
+
+// writeUnits writes the units of those definitions that have any.
+func (r *Registry) writeUnits(w io.Writer, ds []Definition) {
+	written := false
+	for _, d := range ds {
+		if d.Units == "" {
+			continue
+		}
+		if !written {
+			fmt.Fprint(w, "Units:\n\n")
+			written = true
+		}
+		fmt.Fprintf(w, "- `%s`: %s\n", r.prefix+d.Pattern, oneLine(d.Units))
+	}
+	if written {
+		fmt.Fprintln(w)
+	}
 }
 
 func (n *Node) writeMarkdown(w io.Writer, depth int) {

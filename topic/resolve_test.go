@@ -181,9 +181,12 @@ func TestWriteMarkdown(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, line := range []string{
-		"| `farm/sensors/+/status` | status | 1 | yes | 20 | state | Health of one sensor |",
-		"| `farm/system/health_check` | status | 1 | no | - | event | Asks every service to announce itself now |",
-		"| `farm/own/a\\|b` | own | 0 | no | - | sensor | one two \\| three |",
+		"## sensors",
+		"| `farm/sensors/+/status` | Health of one sensor | the service that reads the sensor | status | status | 1 | yes | 20 | 3m0s | state |",
+		"| `farm/system/health_check` | Asks every service to announce itself now | anybody, for all services | status | status | 1 | no | - | - | event |",
+		"## own",
+		"| `farm/own/a\\|b` | one two \\| three | - | any | own | 0 | no | - | - | sensor |",
+		"- `farm/power/solar`: voltage V, current A, power W",
 		"- `farm`",
 		"  - `sensors`",
 		"    - `+`",
@@ -196,6 +199,21 @@ func TestWriteMarkdown(t *testing.T) {
 	}
 	if err := r.WriteMarkdown(failing{}); !errors.Is(err, errFailing) {
 		t.Errorf("to a writer that fails: %v", err)
+	}
+}
+
+// The names in an address stand where the pattern has wildcards, and only there; a narrower topic made from a wider one does without.
+func TestNamed(t *testing.T) {
+	r := newRegistry(t, "")
+	for d := range r.All() {
+		if strings.Contains(d.Pattern, "+") == (d.Named() == d.Pattern) || d.Publisher == "" || d.Message == "" {
+			t.Errorf("%s is %s, a %q published by %q", d.Pattern, d.Named(), d.Message, d.Publisher)
+		}
+	}
+	d, _ := r.Lookup("sensors/gps/data")
+	d.Pattern = "sensors/gps/data"
+	if got := d.Named(); got != "sensors/gps/data" {
+		t.Errorf("a narrower topic is %s", got)
 	}
 }
 

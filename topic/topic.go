@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // DefaultNamespace is the first level of every topic of the bus unless configured otherwise.
@@ -60,6 +61,16 @@ type Definition struct {
 	Retain      bool
 	Rate        int // messages per minute per concrete topic; 0 is unlimited
 	Class       Class
+	// StaleAfter is how old a last value may be until a reader should take it for old: its publisher would have sent another by then. 0
+	// is never, for what is published only now and then.
+	StaleAfter time.Duration
+
+	// What follows is for people and for documents made from the registry: nothing is checked against it.
+
+	Address   string // Pattern with names in place of its wildcards: sensors/{sensor}/data; "" is Pattern as it is
+	Publisher string // who publishes there, and for whom if not for everybody
+	Message   string // message_type of what is published there, such as sensor_data; "" is any
+	Units     string // of the numbers in what is published there: "voltage V, current A"; "" has none
 }
 
 // A Registry resolves and describes topics. It may be used concurrently; lookups take no lock.
@@ -182,6 +193,8 @@ func (r *Registry) checkPattern(d Definition) (string, error) {
 		return fail(fmt.Sprintf("has QoS %d: must be 0, 1 or 2", d.QoS))
 	case d.Rate < 0:
 		return fail(fmt.Sprintf("has a rate of %d messages per minute: must be 0 (unlimited) or more", d.Rate))
+	case d.StaleAfter < 0:
+		return fail(fmt.Sprintf("is stale after %v: must be 0 (never) or more", d.StaleAfter))
 	case d.Class > Safety:
 		return fail(fmt.Sprintf("has the unknown class %d", uint8(d.Class)))
 	}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 func newRegistry(t testing.TB, namespace string) *Registry {
@@ -26,37 +27,39 @@ func TestStandard(t *testing.T) {
 		retain       bool
 		rate         int
 		class        Class
+		stale        time.Duration
 	}
 	want := []row{
-		{"sensors/+/data", "sensor_data", 1, false, 100, Sensor},
-		{"sensors/+/status", "status", 1, true, 20, State},
-		{"commands/+", "commands", 2, false, 0, Command},
-		{"responses/+", "responses", 2, false, 0, Command},
-		{"navigation/position", "navigation", 1, true, 20, State},
-		{"navigation/path", "navigation", 1, true, 10, State},
-		{"navigation/status", "navigation", 1, true, 5, State},
-		{"safety/alerts/+", "alerts", 2, true, 0, Safety},
-		{"safety/emergency_stop", "alerts", 2, true, 0, Safety},
-		{"safety/hazards", "alerts", 2, false, 50, Safety},
-		{"power/battery", "power", 1, true, 20, State},
-		{"power/solar", "power", 1, true, 20, State},
-		{"power/consumption", "power", 1, false, 60, Sensor},
-		{"vision/detections", "vision", 1, false, 30, Sensor},
-		{"vision/frame_analysis", "vision", 0, false, 10, Sensor},
-		{"weather/current", "weather", 1, true, 12, State},
-		{"weather/forecast", "weather", 1, true, 1, State},
-		{"weather/alerts", "weather", 2, true, 20, Event},
-		{"system/health", "status", 1, true, 5, State},
-		{"system/health_check", "status", 1, false, 0, Event},
-		{"system/services/+/status", "status", 1, true, 10, State},
-		{"system/services/+/commands", "events", 1, true, 10, State},
-		{"system/services/+/commands/+", "events", 1, true, 10, State},
-		{"system/events/+", "events", 1, false, 60, Event},
-		{"system/logs/+", "events", 0, false, 100, Event},
+		{"sensors/+/data", "sensor_data", 1, false, 100, Sensor, 15 * time.Second},
+		{"sensors/+/status", "status", 1, true, 20, State, 3 * time.Minute},
+		{"commands/+", "commands", 2, false, 0, Command, 0},
+		{"responses/+", "responses", 2, false, 0, Command, 0},
+		{"navigation/position", "navigation", 1, true, 20, State, 10 * time.Second},
+		{"navigation/path", "navigation", 1, true, 10, State, 0},
+		{"navigation/status", "navigation", 1, true, 5, State, 30 * time.Second},
+		{"safety/alerts/+", "alerts", 2, true, 0, Safety, 0},
+		{"safety/emergency_stop", "alerts", 2, true, 0, Safety, 0},
+		{"safety/reports/+", "status", 2, true, 0, Safety, 0},
+		{"safety/hazards", "alerts", 2, false, 50, Safety, 0},
+		{"power/battery", "power", 1, true, 20, State, 15 * time.Second},
+		{"power/solar", "power", 1, true, 20, State, 20 * time.Second},
+		{"power/consumption", "power", 1, false, 60, Sensor, 10 * time.Second},
+		{"vision/detections", "vision", 1, false, 30, Sensor, 10 * time.Second},
+		{"vision/frame_analysis", "vision", 0, false, 10, Sensor, 30 * time.Second},
+		{"weather/current", "weather", 1, true, 12, State, time.Minute},
+		{"weather/forecast", "weather", 1, true, 1, State, 15 * time.Minute},
+		{"weather/alerts", "weather", 2, true, 20, Event, 0},
+		{"system/health", "status", 1, true, 5, State, 90 * time.Second},
+		{"system/health_check", "status", 1, false, 0, Event, 0},
+		{"system/services/+/status", "status", 1, true, 10, State, 90 * time.Second},
+		{"system/services/+/commands", "events", 1, true, 10, State, 0},
+		{"system/services/+/commands/+", "events", 1, true, 10, State, 0},
+		{"system/events/+", "events", 1, false, 60, Event, 0},
+		{"system/logs/+", "events", 0, false, 100, Event, 0},
 	}
 	var got []row
 	for d := range newRegistry(t, "").All() {
-		got = append(got, row{d.Pattern, d.Type, d.QoS, d.Retain, d.Rate, d.Class})
+		got = append(got, row{d.Pattern, d.Type, d.QoS, d.Retain, d.Rate, d.Class, d.StaleAfter})
 		if d.Description == "" {
 			t.Errorf("%s has no description", d.Pattern)
 		}
@@ -260,6 +263,7 @@ func TestRegister(t *testing.T) {
 		{Definition{Pattern: "a\x00"}, "NUL"},
 		{Definition{Pattern: "a", QoS: 3}, "QoS 3"},
 		{Definition{Pattern: "a", Rate: -1}, "rate of -1"},
+		{Definition{Pattern: "a", StaleAfter: -time.Second}, "stale after -1s"},
 		{Definition{Pattern: "a", Class: 9}, "class 9"},
 	} {
 		err := r.Register(tt.def)

@@ -1,9 +1,11 @@
-// Navigation is a service that depends on another: it follows the readings of the hardware service, publishes the position,
-// and takes commands.
+// Navigation is a service that depends on another: it follows the readings of the hardware service, publishes the position, takes
+// commands, and drives while it has the lease of the motors.
 //
 //	go run ./cmd/lawnberry serve      # in a terminal of its own
-//	go run ./examples/hardware        # in another
+//	go run ./examples/hardware        # in others
+//	go run ./examples/safety
 //	go run ./examples/navigation
+//	go run ./cmd/lawnberry estop release --sequence 1   # or what estop status shows
 //	go run ./cmd/lawnberry call navigation start_mowing '{"stripes": 12}'
 package main
 
@@ -15,10 +17,12 @@ import (
 	"fmt"
 	"log"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/lawnberry/lawnberry/client"
 	"github.com/lawnberry/lawnberry/message"
+	"github.com/lawnberry/lawnberry/safety"
 	"github.com/lawnberry/lawnberry/service"
 )
 
@@ -75,13 +79,11 @@ func run(ctx context.Context, url string) error {
 
 // setup registers what this service does. It runs before anyone can see the service healthy.
 func setup(ctx context.Context, s *service.Service) error {
-	service.Handle(s, "start_mowing", func(ctx context.Context, p startMowing) (any, error) {
-		fmt.Printf("mowing %d stripes\n", p.Stripes)
-		return nil, s.EmitEvent(ctx, "mowing_started", p, service.WithCategory("navigation"))
-	})
+	m := &mower{svc: s}
+	s.OnShutdown(func(ctx context.Context) { _ = m.leave(ctx) })
+	service.Handle(s, "start_mowing", m.start)
 	service.Handle(s, "pause", func(ctx context.Context, _ struct{}) (any, error) {
-		fmt.Println("paused")
-		return nil, s.EmitEvent(ctx, "mowing_paused", nil, service.WithCategory("navigation"))
+		return nil, m.leave(ctx)
 	})
 	var published time.Time // of the handler alone: readings come one after the other, in order
 	_, err := s.Subscribe(ctx, "sensors/gps/data", func(ctx context.Context, d *client.Delivery) {
@@ -96,6 +98,48 @@ func setup(ctx context.Context, s *service.Service) error {
 		}
 	})
 	return err
+}
+
+// A mower mows while it has the lease.
+type mower struct {
+	svc *service.Service
+
+	mu    sync.Mutex // guards what follows
+	lease *safety.Lease
+}
+
+// start takes the lease, which is refused while anything stands against moving, and drives.
+func (m *mower) start(ctx context.Context, p startMowing) (any, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	// The lease is kept until it is left, or lost: by the emergency stop, say. It does not come back by itself.
+	lease, err := safety.TakeLease(context.Background(), m.svc, "hardware_interface")
+	if err != nil {
+		return nil, err
+	}
+	m.lease = lease
+	fmt.Printf("mowing %d stripes\n", p.Stripes)
+	go func() {
+		<-lease.Done()
+		fmt.Println("the lease is over:", lease.Err())
+	}()
+	drive := map[string]any{"speed": 60, "token": lease.Token()}
+	if err := m.svc.Call(ctx, "hardware_interface", "drive", drive, nil); err != nil {
+		return nil, err
+	}
+	return nil, m.svc.EmitEvent(ctx, "mowing_started", p, service.WithCategory("navigation"))
+}
+
+// leave gives the motors back, and they stop.
+func (m *mower) leave(ctx context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.lease == nil {
+		return nil
+	}
+	fmt.Println("paused")
+	err := m.lease.Leave(ctx)
+	return errors.Join(err, m.svc.EmitEvent(ctx, "mowing_paused", nil, service.WithCategory("navigation")))
 }
 
 // publish publishes the position. It stays (retained) for those who come later, as the definition of its topic says.

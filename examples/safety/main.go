@@ -1,14 +1,16 @@
-// Safety is a service that watches others: it raises an alert while the mower stands too steep, and stops navigation.
+// Safety is a service that watches others: while the mower stands too steep it engages the emergency stop, and has it not released.
 //
 //	go run ./cmd/lawnberry serve      # in a terminal of its own
 //	go run ./examples/hardware        # in another; its slope is steep for some seconds of every 20
 //	go run ./examples/safety
+//	go run ./cmd/lawnberry estop status
 package main
 
 import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"log"
@@ -17,6 +19,7 @@ import (
 
 	"github.com/lawnberry/lawnberry/client"
 	"github.com/lawnberry/lawnberry/message"
+	"github.com/lawnberry/lawnberry/safety"
 	"github.com/lawnberry/lawnberry/service"
 )
 
@@ -53,6 +56,11 @@ func run(ctx context.Context, url string) error {
 	}
 	defer svc.Stop(ctx) // for the errors below
 	fmt.Println("safety is", svc.State())
+	latch, err := safety.OpenLatch(ctx, svc.Client(), safety.LatchOptions{})
+	if err != nil {
+		return err
+	}
+	svc.OnShutdown(func(ctx context.Context) { _ = latch.Close(ctx) })
 
 	// Alerts of everyone, also those that were raised before we came: an alert stays until it is cleared.
 	if _, err := svc.OnAlert(ctx, func(_ context.Context, a service.Alert) {
@@ -76,10 +84,11 @@ func run(ctx context.Context, url string) error {
 			log.Printf("reading on %s ignored: %v", d.Topic, err)
 		case !steep && t.Angle > tooSteep:
 			steep = true
-			err = raise(ctx, svc, t)
+			err = raise(ctx, svc, latch, t)
 		case steep && t.Angle < levelled:
 			steep = false
 			fmt.Println("level again")
+			latch.ClearHazard("tilt") // now it may be released: by a person, never by itself
 			err = svc.ClearAlert(ctx, "tilt")
 		}
 		if err != nil && ctx.Err() == nil {
@@ -91,20 +100,13 @@ func run(ctx context.Context, url string) error {
 	return svc.Run(ctx) // until a signal, or the command shutdown
 }
 
-// raise stops the mower, if there is one, and tells everybody.
-func raise(ctx context.Context, svc *service.Service, t tilt) error {
-	if n, known := svc.Service("navigation"); known && n.State != service.Offline {
-		ctx, cancel := context.WithTimeout(ctx, time.Second)
-		defer cancel()
-		if err := svc.Call(ctx, "navigation", "pause", nil, nil); err != nil {
-			log.Print(err) // all the more reason for the alert
-		}
-	}
+// raise stops the mower, and tells everybody.
+func raise(ctx context.Context, svc *service.Service, latch *safety.Latch, t tilt) error {
+	text := fmt.Sprintf("the mower stands at %.0f degrees", t.Angle)
+	stopped := latch.SetHazard(ctx, "tilt", text) // said again until it has got there
 	about, err := json.Marshal(t)
 	if err != nil {
 		return err
 	}
-	return svc.EmitAlert(ctx, message.Alert{
-		AlertType: "tilt", Severity: "critical", Message: fmt.Sprintf("the mower stands at %.0f degrees", t.Angle), Context: about,
-	})
+	return errors.Join(stopped, svc.EmitAlert(ctx, message.Alert{AlertType: "tilt", Severity: "critical", Message: text, Context: about}))
 }

@@ -17,6 +17,12 @@ import (
 // stopTopic is the topic of the emergency stop. Everyone may engage it; to end it is a right of its own.
 const stopTopic = "safety/emergency_stop"
 
+// hubID is the service that keeps the state of the emergency stop. Everyone may send it the commands that release nothing.
+const hubID = "emergency_stop"
+
+// harmless are the commands to the hub that need no right to release.
+var harmless = []string{"engage", "confirm", "get_status", "ping", "status", "cancel"}
+
 // maxMessage bounds what is inflated to look for the sender, bytes. The limit of the bus may be lower.
 const maxMessage = 1 << 20
 
@@ -25,11 +31,13 @@ type Bus struct {
 	policy   *Policy
 	prefix   string // of all topics
 	stop     string
+	hub      string // topic of the commands to the hub
 	services []Service
 }
 
 // NewBus returns the access control of a bus: rules go before the ones that are generated from its topics and services.
 func NewBus(topics *topic.Registry, services []Service, rules []Rule) (*Bus, error) {
+	services = withHub(services)
 	generated, err := Generate(topics, services)
 	if err != nil {
 		return nil, err
@@ -38,7 +46,17 @@ func NewBus(topics *topic.Registry, services []Service, rules []Rule) (*Bus, err
 	if err != nil {
 		return nil, err
 	}
-	return &Bus{policy, topics.Namespace() + "/", topics.Namespace() + "/" + stopTopic, slices.Clone(services)}, nil
+	prefix := topics.Namespace() + "/"
+	return &Bus{policy, prefix, prefix + stopTopic, prefix + "commands/" + hubID, services}, nil
+}
+
+// withHub returns services with the hub of the emergency stop, which is there without being defined.
+func withHub(services []Service) []Service {
+	all := slices.DeleteFunc(slices.Clone(services), func(s Service) bool { return s.ID == hubID })
+	return append(all, Service{
+		ID: hubID, Type: hubID,
+		Publish: []string{reports}, Subscribe: []string{reports}, // and the stop, which it may release
+	})
 }
 
 // Policy returns all rules.
@@ -101,6 +119,11 @@ func (c *Client) MaySend(name string, payload []byte, fades bool) error {
 	if !strings.HasPrefix(name, c.bus.prefix) {
 		return nil
 	}
+	if name == c.bus.hub {
+		if err := c.mayCommand(payload); err != nil {
+			return err
+		}
+	}
 	if len(payload) == 0 {
 		return c.mayRelease(name, true)
 	}
@@ -156,7 +179,45 @@ func (c *Client) mayRelease(name string, releases bool) error {
 	if name != c.bus.stop || !releases || c.May(Release, name) {
 		return nil
 	}
+	return c.noRelease()
+}
+
+func (c *Client) noRelease() error {
 	return fmt.Errorf("%s has no right to release an emergency stop", c.subject.Identity)
+}
+
+// mayCommand decides on a command to the hub: whatever may be read as one that releases something needs the right to. What cannot be
+// read needs it too.
+func (c *Client) mayCommand(payload []byte) error {
+	if c.May(Release, c.bus.stop) {
+		return nil
+	}
+	if seal.IsSealed(payload) {
+		return c.noRelease()
+	}
+	m, err := message.Decode(payload, message.Limits{MaxPayload: maxMessage})
+	var broken *message.Error
+	if errors.As(err, &broken) && (broken.Reason == message.ReasonTooDeep || broken.Reason == message.ReasonMalformed || broken.Reason == message.ReasonTooLarge) {
+		return c.noRelease()
+	}
+	bodies := []json.RawMessage{m.Payload}
+	if m.Raw {
+		bodies = slices.AppendSeq(bodies, members(m.Payload, "payload"))
+	}
+	named := false
+	for _, body := range bodies {
+		for command := range members(body, "command") {
+			var name string
+			if json.Unmarshal(command, &name) != nil || !slices.Contains(harmless, name) {
+				return c.noRelease()
+			}
+			named = true
+		}
+	}
+	if !named {
+		return c.noRelease()
+	}
+	return nil
 }
 
 // isDisguised reports whether a raw message is JSON in an encoding that this bus does not read and others guess: Python's json.loads takes

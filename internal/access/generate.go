@@ -29,9 +29,12 @@ type Service struct {
 func Generate(bus *topic.Registry, services []Service) ([]Rule, error) {
 	g := generator{bus: bus}
 	const everyone = "everyone who is let in"
-	g.allow("", "", Publish|Subscribe, everyone, "safety/emergency_stop")
+	g.allow("", "", Publish|Subscribe, everyone, stopTopic)
+	g.allow("", "", Publish, everyone, "commands/"+hubID) // to engage it, and to ask for its state; to release it needs the right
+	g.allow("", "", Subscribe, everyone, "responses/%c")  // to hear the answer
+	g.allow(hubID, "", All, "the hub of the emergency stop", stopTopic)
 	g.allow("", Admin, All, "role admin", "#", topic.Absolute("#"), topic.Absolute("$SYS/#"))
-	g.allow("", Operator, Publish, "role operator", "commands/+", "system/health_check")
+	g.allow("", Operator, Publish, "role operator", "commands/+", "system/health_check", velocity)
 	g.allow("", Operator, Subscribe, "role operator", "#")
 	g.allow("", Viewer, Publish, "role viewer", "system/health_check")
 	g.deny("", Viewer, Subscribe, "role viewer", "commands/#", "responses/#")
@@ -39,7 +42,7 @@ func Generate(bus *topic.Registry, services []Service) ([]Rule, error) {
 
 	const worker = "every service"
 	g.allow("", Worker, Publish, worker, "system/services/%u/#", "responses/+", "system/events/+", "system/logs/+", "safety/alerts/+",
-		"system/health_check", "commands/%u")
+		"safety/reports/%u", "system/health_check", "commands/%u")
 	g.allow("", Worker, Subscribe, worker, "commands/%u", "responses/%u", "responses/%c", "system/services/+/#", "system/events/+", "system/health_check",
 		"system/health", "safety/alerts/+")
 	for _, s := range services {
@@ -64,6 +67,12 @@ func Generate(bus *topic.Registry, services []Service) ([]Rule, error) {
 	}
 	return g.rules, g.err
 }
+
+// velocity are the set points of whoever drives. They count with the token of the lease, which a command gives.
+const velocity = "navigation/velocity"
+
+// reports are what services tell about hazards and about having stopped.
+const reports = "safety/reports/+"
 
 type generator struct {
 	bus   *topic.Registry

@@ -9,6 +9,7 @@ import (
 	"github.com/lawnberry/lawnberry/broker"
 	"github.com/lawnberry/lawnberry/config"
 	"github.com/lawnberry/lawnberry/internal/access"
+	"github.com/lawnberry/lawnberry/safety"
 )
 
 // AccessOf returns what a configuration says about who may do what, whether or not that is checked.
@@ -52,12 +53,19 @@ func (a *App) SetAccess(c *config.Config) error {
 	if err != nil {
 		return err
 	}
+	all := bus
 	if !c.Security.AccessControl.Enabled {
 		bus = nil
 	} else if t := c.Broker.TLS; a.users != nil && !a.users.Any() && !(t.Enabled && t.RequireCertificate) {
 		return errors.New("security.access_control.enabled needs to know who is who: add users with \"lawnberry user add\", one for each service " +
 			"by its name, or set broker.tls.require_certificate")
 	}
+	if a.mosquitto != nil {
+		if err := a.relog(c, bus); err != nil {
+			return err
+		}
+	}
+	a.roles.Store(all)
 	a.access.Store(bus)
 	if a.broker != nil {
 		a.broker.Reauthorize()
@@ -68,6 +76,9 @@ func (a *App) SetAccess(c *config.Config) error {
 // authorize says what a client may do. Who could read the broker's memory anyway, as what runs in this process, may do everything, unless it
 // comes as one of the services: then it is meant to be no more than that.
 func (a *App) authorize(l broker.Login, who broker.Identity) (broker.Rights, error) {
+	if a.keepsStop && !who.Trusted && l.ClientID == safety.HubID { // who took its place would keep everybody from moving
+		return nil, fmt.Errorf("the client id %s is that of the emergency stop's hub, which runs in this process: want another one", safety.HubID)
+	}
 	bus := a.access.Load()
 	if bus == nil || who.Trusted && !bus.IsService(who.User) {
 		return nil, nil //nolint:nilnil // no rights to look at are all rights

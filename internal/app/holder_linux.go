@@ -13,6 +13,14 @@ import (
 // portHolder describes the process that listens on a TCP port, such as "process 812 (mosquitto)". It is "" when no
 // process can be named, for instance because it belongs to another user.
 func portHolder(port int) string {
+	if pid := portOwner(port); pid > 0 {
+		return describeProcess(pid)
+	}
+	return ""
+}
+
+// portOwner returns the process that listens on a TCP port, 0 when none can be seen.
+func portOwner(port int) int {
 	for _, table := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
 		f, err := os.Open(table)
 		if err != nil {
@@ -24,10 +32,31 @@ func portHolder(port int) string {
 			continue
 		}
 		if pid := socketOwner(inode); pid > 0 {
-			return describeProcess(pid)
+			return pid
 		}
 	}
-	return ""
+	return 0
+}
+
+// unixOwner returns the process that listens on a Unix socket, 0 when none can be seen.
+func unixOwner(path string) int {
+	table, err := os.Open("/proc/net/unix")
+	if err != nil {
+		return 0
+	}
+	defer table.Close()
+	const accepts = 1 << 16
+	for lines := bufio.NewScanner(table); lines.Scan(); {
+		// num refcount protocol flags type st inode path
+		f := strings.SplitN(strings.Join(strings.Fields(lines.Text()), " "), " ", 8)
+		if len(f) < 8 || f[7] != path {
+			continue
+		}
+		if flags, err := strconv.ParseUint(f[3], 16, 32); err == nil && flags&accepts != 0 {
+			return socketOwner(f[6])
+		}
+	}
+	return 0
 }
 
 // listeningInode finds the socket that listens on a port in a table of the form of /proc/net/tcp; "" is none.

@@ -1,7 +1,9 @@
 package app
 
 import (
+	"net"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -11,6 +13,23 @@ func TestPortHolder(t *testing.T) {
 	port := occupy(t)
 	if got, want := portHolder(port), "process "+strconv.Itoa(os.Getpid())+" ("; !strings.HasPrefix(got, want) {
 		t.Errorf("got %q, want %q...", got, want)
+	}
+}
+
+func TestPortOwner(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "a socket")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	for name, got := range map[string]int{"port": PortOwner(occupy(t), ""), "Unix socket": PortOwner(0, socket)} {
+		if got != os.Getpid() {
+			t.Errorf("%s: process %d, want %d", name, got, os.Getpid())
+		}
+	}
+	if got := PortOwner(0, socket+"2"); got != 0 {
+		t.Errorf("a socket that nobody has: process %d", got)
 	}
 }
 

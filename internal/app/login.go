@@ -39,6 +39,7 @@ type logins struct {
 	anonymous bool        // let in who presents nothing, also when there are users
 	asked     atomic.Bool // a login is needed; it stays so when the last user is removed
 	uids      []int       // who is let in over the Unix socket without a login
+	group     bool        // so is everyone who can reach the socket: broker.socket_group and those of uids
 }
 
 // newLogins reads the users. dir is "" when there can be none but that of the configuration.
@@ -55,7 +56,7 @@ func newLogins(c *config.Config, dir string, trusted []byte, log *slog.Logger) (
 		return nil, &OpenError{why, dir}
 	}
 	allowed := c.Broker.AllowAnonymous
-	l := &logins{log: log, users: users, trusted: trusted, anonymous: allowed != nil && *allowed, uids: []int{0}}
+	l := &logins{log: log, users: users, trusted: trusted, anonymous: allowed != nil && *allowed, uids: []int{0}, group: c.Broker.SocketGroup != ""}
 	if uid := os.Geteuid(); uid > 0 {
 		l.uids = append(l.uids, uid)
 	}
@@ -65,10 +66,11 @@ func newLogins(c *config.Config, dir string, trusted []byte, log *slog.Logger) (
 
 // identify says who a client is. Without users everybody is let in, and nobody is anybody in particular.
 //
-// A process of our own user's or of root's on the Unix socket needs no password and is never locked out: it could read the users file.
+// A process of our own user's or of root's on the Unix socket needs no password and is never locked out: it could read the users file. Nor does one of
+// broker.socket_group's: the system lets nobody else through to the socket (openTo).
 func (l *logins) identify(ctx context.Context, who broker.Login) (broker.Identity, error) {
 	asked := l.asked.Load()
-	if who.HasPassword && subtle.ConstantTimeCompare(who.Password, l.trusted) == 1 || who.Peer != nil && slices.Contains(l.uids, who.Peer.UID) {
+	if who.HasPassword && subtle.ConstantTimeCompare(who.Password, l.trusted) == 1 || l.near(who.Peer) {
 		id := broker.Identity{Trusted: true}
 		if asked {
 			id.User = cmp.Or(who.Username, who.ClientID)
@@ -99,6 +101,11 @@ func (l *logins) identify(ctx context.Context, who broker.Login) (broker.Identit
 		err = fmt.Errorf("%w: %w", broker.ErrBusy, err)
 	}
 	return broker.Identity{}, err
+}
+
+// near reports whether a process at the other end of the Unix socket needs no login.
+func (l *logins) near(p *broker.Peer) bool {
+	return p != nil && (l.group || slices.Contains(l.uids, p.UID))
 }
 
 // watch takes in what changes until ctx ends, and ends the connections that it concerns. When the first user comes, those that are there

@@ -36,11 +36,15 @@ func addUsers(t testing.TB, dir string, names ...string) {
 // in connects as a user, and leaves again.
 func in(t testing.TB, url, user, password string) error {
 	t.Helper()
-	c, err := client.Connect(t.Context(), client.Options{URL: url, FailFast: true, Username: user, Password: client.Secret(password)})
-	if err == nil {
-		err = c.Close(t.Context())
+	for late := time.Now().Add(time.Minute); ; {
+		c, err := client.Connect(t.Context(), client.Options{URL: url, FailFast: true, Username: user, Password: client.Secret(password)})
+		if err == nil {
+			err = c.Close(t.Context())
+		}
+		if !refused(err, 0x89) || time.Now().After(late) { // on a starved machine there are too many logins at once
+			return err
+		}
 	}
-	return err
 }
 
 // refused is that a connection is refused with that reason code.
@@ -226,18 +230,20 @@ func TestLockedOut(t *testing.T) {
 	a := start(t, Options{Config: settings(), DataDir: dir})
 	url, socket := urls(a)["tcp"], urls(a)["unix"]
 	locked := false
-	for i := range 20 {
-		if err := in(t, url, "mower", fmt.Sprint("guess", i)); refused(err, 0x9F) {
+	for guesses := 0; guesses < 20 && !locked; {
+		switch err := in(t, url, "mower", fmt.Sprint("guess", guesses)); {
+		case refused(err, 0x9F):
 			locked = true
-			break
-		} else if !refused(err, 0x86) {
+		case refused(err, 0x86):
+			guesses++
+		case !refused(err, 0x89): // too many log in at once: other tests do, too
 			t.Fatal(err)
 		}
 	}
 	if !locked {
 		t.Error("20 guesses and no lock")
 	}
-	if err := in(t, url, "mower", "password of mower"); err != nil && !refused(err, 0x9F) {
+	if err := in(t, url, "mower", "password of mower"); err != nil && !refused(err, 0x9F) && !refused(err, 0x89) {
 		t.Error(err)
 	}
 	for range 20 {
@@ -273,7 +279,11 @@ func TestPeers(t *testing.T) {
 		"by address": {broker.Login{Address: netip.MustParseAddr("192.0.2.1"), Username: "mower", HasPassword: true, Password: []byte("password of mower")},
 			broker.Identity{User: "mower"}, true},
 	} {
-		if id, err := l.identify(t.Context(), tt.who); (err == nil) != tt.in || id != tt.want {
+		id, err := l.identify(t.Context(), tt.who)
+		for errors.Is(err, identity.ErrBusy) { // other tests log in too
+			id, err = l.identify(t.Context(), tt.who)
+		}
+		if (err == nil) != tt.in || id != tt.want {
 			t.Errorf("%s: %+v, %v", name, id, err)
 		}
 	}

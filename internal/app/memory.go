@@ -23,6 +23,7 @@ const (
 	quiet      = 1 << 20 // bytes allocated between two looks at the heap, when little happens
 	patience   = 3       // such looks in a row, after which what a busy time has left behind goes back to the system
 	worthwhile = 8 << 20 // bytes, if it is as much as that
+	afterStart = 2 << 20 // the first time, as the start leaves some that nobody needs again
 )
 
 // saveMemory has the garbage collector work by these rules, until ctx ends. The environment's GOGC wins.
@@ -40,7 +41,7 @@ func saveMemory(ctx context.Context) {
 		{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/gc/heap/live:bytes"},
 	}
 	var allocated uint64
-	idle := 0
+	idle, enough, started := 0, int64(afterStart), false
 	for {
 		select {
 		case <-tick.C:
@@ -54,11 +55,15 @@ func saveMemory(ctx context.Context) {
 		if idle++; allocated-before > quiet {
 			idle = 0
 		}
+		if idle == patience && !started {
+			started = true
+			forgetProgram()
+		}
 		garbage := int64(figures[3].Value.Uint64()) - int64(figures[4].Value.Uint64())
 		unused := int64(figures[1].Value.Uint64()) + int64(figures[2].Value.Uint64()) + garbage
-		if idle >= patience && unused > worthwhile {
+		if idle >= patience && unused > enough {
 			debug.FreeOSMemory()
-			idle = 0
+			idle, enough = 0, worthwhile
 		}
 	}
 }

@@ -225,7 +225,7 @@ func testDisk(t *testing.T, d *disk) {
 		sender.flood(ctx, load{QoS: 1, Count: n, Topics: []string{"lawnberry/safety/stop"}})
 		must(t, sender.drain(ctx))
 		sends += 4 * n
-		must(t, live.until(ctx, func() bool { return live.counts.Received >= sends }))
+		must(t, live.until(ctx, func() bool { return live.counts.Received-live.counts.Foreign >= sends })) // the hub's messages are foreign
 		took := time.Since(began)
 		b := compare([]*peer{sender}, []*peer{live}, nil)
 		t.Logf("%s: %d live messages in %v; in all %d delivered, %d duplicates, %d out of order",
@@ -257,7 +257,8 @@ func testDisk(t *testing.T, d *disk) {
 			if !s.running() {
 				t.Fatal("serve has ended")
 			}
-			publish(5)
+			// Of 5.0 alone: with 3.1.1 nothing is acknowledged once it fails, so its window may be full before this is noticed.
+			new5.flood(ctx, load{QoS: 1, Count: 5, Topics: []string{"stored/publisher-5/1"}})
 			return new5.numbers().Refused > before
 		})
 		var more sync.WaitGroup

@@ -89,8 +89,12 @@ func TestGuessing(t *testing.T) {
 	const samples = 25 // what a hash costs the broker: a single guess at each of so many names, from so many addresses
 	began, before = time.Now(), s.cpu()
 	g := &guessers{addr: s.Addr}
-	for i := range samples {
-		if code, err := g.guess(ctx, guessed{fmt.Sprint("sample", i), "guess", fmt.Sprintf("127.0.2.%d", i+1)}); code != packet.BadUserNameOrPassword {
+	for i := 0; i < samples; {
+		switch code, err := g.guess(ctx, guessed{fmt.Sprint("sample", i), "guess", fmt.Sprintf("127.0.2.%d", i+1)}); code {
+		case packet.BadUserNameOrPassword:
+			i++
+		case packet.ServerBusy: // with the services' logins, on a slow machine
+		default:
 			t.Fatalf("%v, %v", code, err)
 		}
 	}

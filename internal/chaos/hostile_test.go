@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -37,6 +38,7 @@ func TestHostile(t *testing.T) {
 	s.Plain = long() // figures
 	s.start()
 	p := newHealthy(ctx, t, s)
+	sockets := s.sockets()
 	h := &hostility{t: t, addr: s.Addr, ends: make(map[string]int)}
 	h.play(random, sequences/10) // what is made once is there
 	h.cleanUp(ctx)
@@ -64,16 +66,28 @@ func TestHostile(t *testing.T) {
 		}
 		must(t, p.sub.ping(ctx))
 	}
+	for began := time.Now(); s.sockets() > sockets; must(t, p.sub.ping(ctx)) { // a refused one may stay for some seconds, to be told why
+		if time.Since(began) > time.Minute {
+			t.Errorf("%d sockets before, %d a minute after", sockets, s.sockets())
+			break
+		}
+	}
 	p.report(ctx, t)
-	goroutines := s.goroutines()
+	goroutines, listed := s.goroutines()
 	idle := newServer(t)
 	idle.Plain = s.Plain
 	idle.start()
+	for len(idle.said("state changed", "")) == 0 { // the hub of the emergency stop comes after the listeners
+		must(t, idle.ready(time.Minute))
+	}
 	newHealthy(ctx, t, idle).report(ctx, t)
-	usual := idle.goroutines()
+	usual, usualListed := idle.goroutines()
 	t.Logf("memory %s before, %s after; open files %d and %d; goroutines %d, of a broker that met nobody hostile %d",
 		inMB(rss), inMB(rssAfter), files, filesAfter, goroutines, usual)
-	if goroutines > usual+10 { // the runtime's come and go
+	switch {
+	case !listed || !usualListed:
+		t.Log("the goroutines are not compared: Go's runtime failed at listing them")
+	case goroutines > usual+10: // the runtime's come and go
 		t.Errorf("%d goroutines, want about %d:\n%s", goroutines, usual, s.log)
 	}
 }
@@ -88,11 +102,33 @@ func (s *server) files() int {
 	return len(entries)
 }
 
+// sockets returns how many of them are sockets.
+func (s *server) sockets() (n int) {
+	s.t.Helper()
+	dir := fmt.Sprintf("/proc/%d/fd", s.pid())
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for _, e := range entries {
+		if to, err := os.Readlink(filepath.Join(dir, e.Name())); err == nil && strings.HasPrefix(to, "socket:") {
+			n++
+		}
+	}
+	return n
+}
+
 // goroutines ends the process and returns how many goroutines it had.
-func (s *server) goroutines() int {
+//
+// Go 1.26 now and then fails at printing its own stack when it is interrupted in a system call, before the list: false then.
+func (s *server) goroutines() (int, bool) {
 	s.t.Helper()
 	_ = s.cmd.Process.Signal(syscall.SIGQUIT)
 	<-s.ended
+	if log := s.log.String(); strings.Contains(log, "panic during panic") && strings.Contains(log, "runtime.tracebackHexdump(") {
+		s.ended = nil
+		return 0, false
+	}
 	s.inspect()
 	s.ended = nil
 	n := 0
@@ -104,7 +140,7 @@ func (s *server) goroutines() int {
 	if n < 3 {
 		s.t.Errorf("no list of goroutines in the log: %s", s.log)
 	}
-	return n
+	return n, true
 }
 
 // A healthy pair sends and receives while others do what they must not, on topics that no wildcard matches: what a hostile session has

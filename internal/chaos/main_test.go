@@ -47,6 +47,10 @@ func TestMain(m *testing.M) {
 		beTarget()
 		return
 	}
+	if os.Getenv(safetyEnv) != "" {
+		bePart()
+		return
+	}
 	dir, err := os.MkdirTemp("", "lawnberry-chaos-")
 	if err == nil {
 		err = os.Chmod(dir, 0o755) // others than root run what is built there
@@ -67,7 +71,12 @@ func TestMain(m *testing.M) {
 func build(name string, flags ...string) (string, error) {
 	path := filepath.Join(built.dir, name)
 	args := append([]string{"build", "-o", path}, flags...)
-	out, err := exec.Command("go", append(args, "github.com/lawnberry/lawnberry/cmd/lawnberry")...).CombinedOutput()
+	c := exec.Command("go", append(args, "github.com/lawnberry/lawnberry/cmd/lawnberry")...)
+	c.Env = os.Environ()
+	if len(flags) == 0 { // as make build does; the race detector needs the other
+		c.Env = append(c.Env, "CGO_ENABLED=0")
+	}
+	out, err := c.CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("go build: %w\n%s", err, out)
 	}
@@ -122,6 +131,7 @@ type server struct {
 	Dir  string
 	Addr string   // host:port
 	Env  []string // beside the port and the directory
+	Args []string // further ones of serve
 	// Plain is for figures: the command without the race detector, also when the tests run with it.
 	Plain bool
 	// Prefix is a command that runs the server's, given as further arguments.
@@ -179,6 +189,7 @@ func (s *server) spawn() {
 	}
 	_, port, _ := net.SplitHostPort(s.Addr)
 	args := append(slices.Clone(s.Prefix), path, "serve", "--data-dir", s.Dir)
+	args = append(args, s.Args...)
 	s.cmd = exec.Command(args[0], args[1:]...)
 	s.cmd.Env = append(environment(), "LAWNBERRY_BROKER_PORT="+port, "LAWNBERRY_BROKER_BIND_ADDRESS=127.0.0.1",
 		"LAWNBERRY_BROKER_MAX_CONNECTIONS=5000", "GORACE=atexit_sleep_ms=0")

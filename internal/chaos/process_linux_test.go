@@ -4,8 +4,37 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"syscall"
+	"time"
+	"unsafe"
 )
+
+// sinceBoot is the time on the monotonic clock, which all processes share.
+func sinceBoot() time.Duration {
+	const monotonic = 1
+	var now syscall.Timespec
+	if _, _, err := syscall.Syscall(syscall.SYS_CLOCK_GETTIME, monotonic, uintptr(unsafe.Pointer(&now)), 0); err != 0 {
+		panic(err)
+	}
+	return time.Duration(now.Nano())
+}
+
+// stands reports whether all threads of a process are stopped.
+func stands(pid int) bool {
+	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	if err != nil || len(threads) == 0 {
+		return false
+	}
+	for _, thread := range threads {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/stat", pid, thread.Name()))
+		_, after, found := strings.Cut(string(b), ") ")
+		if err != nil || !found || !strings.HasPrefix(after, "T") {
+			return false
+		}
+	}
+	return true
+}
 
 // process makes a process end with the test, however that ends. It runs as that user, unless user is 0.
 func process(user uint32) *syscall.SysProcAttr {

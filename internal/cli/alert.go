@@ -3,7 +3,6 @@ package cli
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -21,13 +20,14 @@ import (
 func (t *tool) alertVerbs() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "alert",
-		Short: "Look at the alerts, acknowledge and clear them",
+		Short: "Look at the alerts, raise, acknowledge and clear them",
 		Example: `  lawnberry alert ls
+  lawnberry alert watch
   lawnberry alert ack tilt --by anna
   lawnberry alert clear tilt`,
 	}
 	asGroup(c)
-	c.AddCommand(t.alertLs(), t.alertAck(), t.alertClear())
+	c.AddCommand(t.alertLs(), t.alertWatch(), t.alertRaise(), t.alertAck(), t.alertClear())
 	return c
 }
 
@@ -49,29 +49,11 @@ func (t *tool) alertLs() *cobra.Command {
 	return c
 }
 
-// An alertInfo is an alert as ls prints it with --json.
-type alertInfo struct {
-	message.Alert
-	Sender         string    `json:"sender"`
-	Count          int       `json:"count"`
-	FirstRaised    time.Time `json:"first_raised"`
-	LastRaised     time.Time `json:"last_raised"`
-	AcknowledgedBy string    `json:"acknowledged_by,omitempty"`
-	AcknowledgedAt time.Time `json:"acknowledged_at,omitzero"`
-}
-
 func (t *tool) listAlerts(alerts []service.Alert) error {
 	if t.json {
-		list := make([]alertInfo, 0, len(alerts))
-		for _, a := range alerts {
-			if len(a.Context) == 0 {
-				a.Context = json.RawMessage("{}")
-			}
-			list = append(list, alertInfo{a.Alert, a.Sender, a.Count, a.FirstRaised, a.Time, a.AcknowledgedBy, a.AcknowledgedAt})
-		}
 		return writeJSON(t.stdout, struct {
-			Alerts []alertInfo `json:"alerts"`
-		}{list})
+			Alerts []service.Alert `json:"alerts"`
+		}{append([]service.Alert{}, alerts...)})
 	}
 	if len(alerts) == 0 {
 		_, err := fmt.Fprintln(t.stdout, "no alerts")

@@ -15,11 +15,12 @@ import (
 func (t *tool) callVerb() *cobra.Command {
 	var d dialler
 	var timed bool
+	var r trace
 	c := &cobra.Command{
 		Use:   "call SERVICE COMMAND [PARAMETERS]",
 		Short: "Send a command to a service and print its result",
 		Long: `call sends COMMAND with PARAMETERS, a JSON object, to a service (its id or its type) and prints the result as JSON.
-Every service answers ping, status and shutdown. Code 4 is a command that was refused or failed, or a service that nobody
+Every service answers ping, status and shutdown, and log_level if it offers that. Code 4 is a command that was refused or failed, or a service that nobody
 is; code 5 is no answer in time, with which the command may or may not have run. What a command reports about its progress
 goes to standard error.
 
@@ -30,17 +31,18 @@ the service has described them to the broker.`,
   lawnberry call safety ping --time`,
 		Args: arguments(2, 3, "SERVICE", "COMMAND"),
 		RunE: func(c *cobra.Command, args []string) error {
-			return t.call(c.Context(), &d, args, timed)
+			return t.call(c.Context(), &d, args, timed, &r)
 		},
 	}
 	d.flags(c, 0, "wait this long for the answer (default the configuration's client.message_timeout, 30s)")
 	c.Flags().BoolVar(&timed, "time", false, "also print the round trip, on standard error")
+	r.flags(c)
 	t.helpWithServices(c, &d)
 	c.ValidArgsFunction = t.completeCall(&d)
 	return c
 }
 
-func (t *tool) call(ctx context.Context, d *dialler, args []string, timed bool) error {
+func (t *tool) call(ctx context.Context, d *dialler, args []string, timed bool, r *trace) error {
 	target, command := args[0], args[1]
 	if err := checkLevel("service", target); err != nil {
 		return err
@@ -60,6 +62,11 @@ func (t *tool) call(ctx context.Context, d *dialler, args []string, timed bool) 
 	if d.timeout == 0 {
 		d.timeout = cfg.Client.MessageTimeout
 	}
+	ctx, end, err := r.begin(ctx, t, &o, cfg)
+	if err != nil {
+		return err
+	}
+	defer end()
 	c, err := d.connect(ctx, o)
 	if err != nil {
 		return err

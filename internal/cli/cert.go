@@ -18,9 +18,6 @@ import (
 
 const day = 24 * time.Hour
 
-// dueWithin is when cert renew --due thinks that a certificate is to be renewed: well before anybody complains.
-const dueWithin = 2 * pki.WarnBefore
-
 func (t *tool) certVerbs() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "cert",
@@ -280,7 +277,7 @@ func dueNames(a *pki.Authority) ([]string, error) {
 	}
 	var names []string
 	for _, c := range list {
-		if c.Kind != "authority" && c.State != pki.StateRevoked && c.State != pki.StateForeign && c.Left() < dueWithin {
+		if c.Kind != "authority" && c.State != pki.StateRevoked && c.State != pki.StateForeign && c.Left() < pki.DueWithin {
 			names = append(names, c.Name)
 		}
 	}

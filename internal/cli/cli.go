@@ -99,7 +99,7 @@ Every verb takes --json and ends with one of these codes:
   0 done    1 failed    2 wrong command line    3 no broker    4 the other side refused    5 timed out
 
 Environment:
-  LAWNBERRY_CONFIG      the configuration file, as --config; without either the defaults hold
+  LAWNBERRY_CONFIG      the configuration file, as --config; without either that of the installed package, if it is there, else the defaults
   LAWNBERRY_DATA_DIR    the data directory, as --data-dir
   LAWNBERRY_BROKER_URL  the broker to connect to, as --broker
   LAWNBERRY_PASSWORD    the new password for user add and user passwd
@@ -108,8 +108,13 @@ Environment:
 
 const rootExample = `  lawnberry demo                                  a simulated mower, to look at
   lawnberry serve                                 the broker
+  lawnberry top                                   the whole bus, live, and a key that stops the mower
   lawnberry sub 'sensors/#'                       what the sensors say
-  lawnberry call navigation start_mowing          a command to a service`
+  lawnberry call navigation start_mowing          a command to a service
+  lawnberry estop engage                          the emergency stop`
+
+// Command returns the command with all its verbs, for what is written about them. Run runs it.
+func Command() *cobra.Command { return (&tool{stdout: io.Discard, stderr: io.Discard}).root() }
 
 func (t *tool) root() *cobra.Command {
 	root := &cobra.Command{
@@ -132,8 +137,8 @@ func (t *tool) root() *cobra.Command {
 	asGroup(root)
 
 	flags := root.PersistentFlags()
-	flags.StringVar(&t.configFile, "config", "", "configuration `FILE` (default $LAWNBERRY_CONFIG, else none)")
-	flags.StringVar(&t.dataDir, "data-dir", "", "`DIR` for data and the local socket (default $LAWNBERRY_DATA_DIR, else one of the user's)")
+	flags.StringVar(&t.configFile, "config", "", "configuration `FILE` (default $LAWNBERRY_CONFIG, else /etc/lawnberry/lawnberry.yaml for root and the group lawnberry, else none)")
+	flags.StringVar(&t.dataDir, "data-dir", "", "`DIR` for data and the local socket (default $LAWNBERRY_DATA_DIR, else /var/lib/lawnberry for root and the group lawnberry, else one of the user's)")
 	flags.StringVar(&t.logLevel, "log-level", "", "log from this `LEVEL` on: debug, info, warn or error (default: by the verb and the configuration)")
 	flags.BoolVarP(&t.verbose, "verbose", "v", false, "log everything, as --log-level debug")
 	flags.BoolVar(&t.json, "json", false, "print JSON")
@@ -148,7 +153,8 @@ func (t *tool) root() *cobra.Command {
 		}
 	}
 	add("run", t.serveVerb(), t.demoVerb(), t.initVerb())
-	add("use", t.pubVerb(), t.subVerb(), t.callVerb(), t.serviceVerbs(), t.alertVerbs(), t.topicVerbs())
+	add("use", t.topVerb(), t.pubVerb(), t.subVerb(), t.callVerb(), t.logVerbs(), t.serviceVerbs(), t.eventVerbs(), t.alertVerbs(), t.estopVerbs(), t.topicVerbs(),
+		t.haVerbs(), t.doctorVerb(), t.supportVerb(), t.benchVerbs())
 	add("secure", t.userVerbs(), t.certVerbs(), t.aclVerbs(), t.keyVerbs())
 	add("about", t.configVerbs(), t.versionVerb(), t.completionVerb())
 	root.SetHelpCommand(helpVerb())
@@ -227,12 +233,15 @@ func (t *tool) getenv(name string) string {
 	return value
 }
 
-// configPath returns the file that holds the configuration, "" for none.
+// configPath returns the file that holds the configuration, "" for none. Who chooses a data directory does not get the machine's own.
 func (t *tool) configPath() string {
 	if t.configFile != "" {
 		return t.configFile
 	}
-	return t.getenv("LAWNBERRY_CONFIG")
+	if file := t.getenv("LAWNBERRY_CONFIG"); file != "" || t.dataDir != "" {
+		return file
+	}
+	return config.DefaultFile(t.environ)
 }
 
 // load reads the configuration, and fails when it cannot be used.
@@ -250,22 +259,39 @@ func (t *tool) dataDirectory() (string, error) {
 
 // logger writes to standard error, or to w when that is not nil: text on a terminal, JSON lines elsewhere. The level is
 // fallback unless a flag says otherwise.
-func (t *tool) logger(w io.Writer, fallback slog.Level) (*slog.Logger, error) {
-	level := fallback
+func (t *tool) logger(w io.Writer, fallback slog.Leveler) (*slog.Logger, error) {
+	flag, err := t.levelFlag()
+	if err != nil {
+		return nil, err
+	}
+	if flag != nil {
+		fallback = *flag
+	}
+	return slog.New(t.logHandler(w, fallback)), nil
+}
+
+// levelFlag returns the level that a flag says; nil when none does.
+func (t *tool) levelFlag() (*slog.Level, error) {
+	l := slog.LevelDebug
 	switch {
 	case t.logLevel != "":
-		if err := level.UnmarshalText([]byte(t.logLevel)); err != nil {
+		if err := l.UnmarshalText([]byte(t.logLevel)); err != nil {
 			return nil, usagef("--log-level %q: want debug, info, warn or error", t.logLevel)
 		}
-	case t.verbose:
-		level = slog.LevelDebug
+	case !t.verbose:
+		return nil, nil
 	}
+	return &l, nil
+}
+
+// logHandler writes what logger says, from a level on.
+func (t *tool) logHandler(w io.Writer, level slog.Leveler) slog.Handler {
 	if w == nil {
 		w = t.stderr
 	}
 	o := &slog.HandlerOptions{Level: level}
 	if !isTerminal(t.stderr) {
-		return slog.New(slog.NewJSONHandler(w, o)), nil
+		return slog.NewJSONHandler(w, o)
 	}
 	o.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
 		if a.Key == slog.TimeKey && len(groups) == 0 {
@@ -273,5 +299,5 @@ func (t *tool) logger(w io.Writer, fallback slog.Level) (*slog.Logger, error) {
 		}
 		return a
 	}
-	return slog.New(slog.NewTextHandler(w, o)), nil
+	return slog.NewTextHandler(w, o)
 }

@@ -18,10 +18,11 @@ func (t *tool) configVerbs() *cobra.Command {
 		Short: "Write, check and show the configuration",
 		Example: `  lawnberry config init mower.yaml
   lawnberry config check mower.yaml
+  lawnberry config explain broker.port
   lawnberry config show --config mower.yaml`,
 	}
 	asGroup(c)
-	c.AddCommand(t.configInit(), t.configCheck(), t.configShow())
+	c.AddCommand(t.configInit(), t.configCheck(), t.configShow(), t.configExplain(), t.configSchema())
 	return c
 }
 

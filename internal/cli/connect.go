@@ -81,42 +81,58 @@ func (d *dialler) url(t *tool) (string, error) {
 // options returns how to reach the broker, and the configuration.
 func (d *dialler) options(t *tool) (client.Options, *config.Config, error) {
 	fail := func(err error) (client.Options, *config.Config, error) { return client.Options{}, nil, err }
-	if d.timeout < 0 {
-		return fail(usagef("--timeout %s: want more than 0", d.timeout))
-	}
-	given, err := d.url(t)
-	if err != nil {
+	if err := d.checkFlags(t); err != nil {
 		return fail(err)
 	}
 	loaded, err := t.load()
 	if err != nil {
 		return fail(err)
 	}
-	o, err := loaded.Config.ClientOptions()
+	o, err := d.optionsOf(t, loaded.Config)
 	if err != nil {
-		return fail(err)
-	}
-	o.URL = given
-	if given == "" {
-		dir, _ := t.dataDirectory() // without one there is no socket to prefer
-		o.URL = loaded.Config.ClientURL(dir)
-		if socket := t.socketOfUsers(dir); socket != "" && o.Username == "" && loaded.Config.OwnBroker() {
-			o.URL = socket
-		}
-	}
-	o.ID = randomID() // the configured one is for one program; several verbs run at once
-	if who := loaded.Config.Identity(); topic.CheckLevel("user", who) == nil && !strings.ContainsAny(who, "+#") {
-		o.ID = who + "-" + o.ID // as access control wants it of services
-	}
-	o.CleanStart, o.SessionExpiry, o.FailFast = true, -1, true // nothing of a verb outlives it
-	o.Dir = ""
-	if o.Logger, err = t.logger(nil, slog.LevelWarn); err != nil {
 		return fail(err)
 	}
 	for _, p := range loaded.Problems {
 		o.Logger.Info("configuration", "problem", p.Error())
 	}
 	return o, loaded.Config, nil
+}
+
+// checkFlags reports what is wrong with the flags.
+func (d *dialler) checkFlags(t *tool) error {
+	if d.timeout < 0 {
+		return usagef("--timeout %s: want more than 0", d.timeout)
+	}
+	_, err := d.url(t)
+	return err
+}
+
+// optionsOf returns how to reach the broker by a configuration.
+func (d *dialler) optionsOf(t *tool, cfg *config.Config) (client.Options, error) {
+	given, err := d.url(t)
+	if err != nil {
+		return client.Options{}, err
+	}
+	o, err := cfg.ClientOptions()
+	if err != nil {
+		return client.Options{}, err
+	}
+	o.URL = given
+	if given == "" {
+		dir, _ := t.dataDirectory() // without one there is no socket to prefer
+		o.URL = cfg.ClientURL(dir)
+		if socket := t.socketOfUsers(dir); socket != "" && o.Username == "" && cfg.OwnBroker() {
+			o.URL = socket
+		}
+	}
+	o.ID = randomID() // the configured one is for one program; several verbs run at once
+	if who := cfg.Identity(); topic.CheckLevel("user", who) == nil && !strings.ContainsAny(who, "+#") {
+		o.ID = who + "-" + o.ID // as access control wants it of services
+	}
+	o.CleanStart, o.SessionExpiry, o.FailFast = true, -1, true // nothing of a verb outlives it
+	o.Dir = ""
+	o.Logger, err = t.logger(nil, slog.LevelWarn)
+	return o, err
 }
 
 // randomID is a client id that nobody else has.

@@ -14,8 +14,10 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/lawnberry/lawnberry/config"
 	"github.com/lawnberry/lawnberry/internal/app"
 	"github.com/lawnberry/lawnberry/internal/demo"
+	"github.com/lawnberry/lawnberry/loglevel"
 )
 
 const (
@@ -29,6 +31,7 @@ type showing struct {
 	span   time.Duration
 	seed   uint64
 	speed  float64
+	alone  bool
 }
 
 func (t *tool) demoVerb() *cobra.Command {
@@ -43,11 +46,15 @@ they would in processes of their own.
 The broker listens as the configuration says; when the port is taken, on a free one. With --broker the services use a
 broker that runs already. Nothing is kept, unless a data directory is named.
 
+People walk past the mower, and the emergency stop is engaged. On its own broker the demo releases it again, and has the mower go on, when
+nothing stands against it any more; on another it leaves that to you, and does not begin before it is released.
+
 It ends when interrupted, or after --for, with a summary (with --json that is all it prints), and with code 1 when a service was
 not healthy, a message was lost or a command failed.`,
 		Example: `  lawnberry demo
   lawnberry demo --for 10s --json
-  lawnberry call navigation dock                 in another terminal`,
+  lawnberry call navigation dock                 in another terminal
+  lawnberry call hardware_interface simulate '{"lifted": true}'`,
 		Args: arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error { return s.run(c.Context(), t) },
 	}
@@ -55,8 +62,30 @@ not healthy, a message was lost or a command failed.`,
 	f.StringVarP(&s.broker, "broker", "b", "", "use the broker at `URL`, which runs already, instead of one of its own")
 	f.DurationVar(&s.span, "for", 0, "end after this long (default when interrupted)")
 	f.Uint64Var(&s.seed, "seed", 0, "repeat the randomness of a run with the same `NUMBER` (default another each time)")
+	f.BoolVar(&s.alone, "alone", false, "let nobody walk past the mower")
 	f.Float64Var(&s.speed, "speed", 1, "let the mower's time run this many `TIMES` as fast")
 	return c
+}
+
+// demoLevels returns the levels of what is no service of the demo; those that its services use are quiet.
+func (t *tool) demoLevels(c *config.Config, quiet slog.Level) (*loglevel.Levels, error) {
+	flag, err := t.levelFlag()
+	if err != nil {
+		return nil, err
+	}
+	levels := loglevel.New(new(slog.LevelVar), config.LogPackages()...)
+	if flag != nil {
+		levels.Configure(*flag, nil)
+		return levels, nil
+	}
+	own := c.LogLevels()
+	for _, name := range []string{"broker", "mosquitto", "client", "safety"} {
+		if _, named := c.Monitoring.Logging.Levels[name]; !named {
+			own[name] = quiet
+		}
+	}
+	levels.Configure(c.LogLevel(), own)
+	return levels, nil
 }
 
 func (s *showing) run(ctx context.Context, t *tool) error {
@@ -79,18 +108,23 @@ func (s *showing) run(ctx context.Context, t *tool) error {
 	live := !t.json && isTerminal(t.stdout) && t.getenv("TERM") != "dumb"
 	tail := &logTail{out: t.stderr}
 	level := loaded.Config.LogLevel()
-	log, err := t.logger(tail, level)
+	quiet := max(level, slog.LevelWarn) // eight programs say too much of what goes well
+	parts, err := t.logger(tail, quiet)
 	if err != nil {
 		return err
 	}
-	parts, err := t.logger(tail, max(level, slog.LevelWarn)) // eight programs say too much of what goes well
+	levels, err := t.demoLevels(loaded.Config, quiet)
 	if err != nil {
 		return err
 	}
+	log := slog.New(levels.Handler(t.logHandler(tail, nil)))
 	logProblems(log, loaded)
+	if loaded.Origin(bridgeKey) == (config.Origin{}) && s.broker == "" { // unless somebody has said something else
+		loaded.Config.Integration.WebSocketBridge.Enabled = true
+	}
 	a, err := t.startDemo(ctx, app.Options{
-		Config: loaded.Config, Logger: log, BrokerLogger: parts, AnyPort: true, Broker: s.broker,
-		Demo: &demo.Options{Seed: s.seed, Speed: s.speed, Logger: parts},
+		Config: loaded.Config, Version: buildInfo().Version, Logger: log, LogLevels: levels, AnyPort: true, Broker: s.broker,
+		Demo: &demo.Options{Seed: s.seed, Speed: s.speed, Alone: s.alone, Logger: parts},
 	})
 	if err != nil {
 		return because(ctx, err)
@@ -155,7 +189,22 @@ func (t *tool) startDemo(ctx context.Context, o app.Options) (*app.App, error) {
 
 // introduction says where a demo can be reached.
 func introduction(a *app.App) string {
-	return fmt.Sprintf("a mower on %s, as in: lawnberry sub '#' --broker %s", a.URL(), a.URL())
+	text := fmt.Sprintf("a mower on %s, as in: lawnberry sub '#' --broker %s", a.URL(), a.URL())
+	if page := pageOf(a); page != "" {
+		text += "\nand its dashboard: " + page
+	}
+	return text
+}
+
+// bridgeKey switches the dashboard on.
+const bridgeKey = "integration.websocket_bridge.enabled"
+
+// pageOf returns where the dashboard is, "" without one.
+func pageOf(a *app.App) string {
+	if a.Bridge() == nil {
+		return ""
+	}
+	return a.Bridge().URLs()[0]
 }
 
 // watch shows the demo until it is over.
@@ -173,7 +222,7 @@ func (s *showing) watch(ctx context.Context, t *tool, a *app.App, live bool, tai
 		show = func() {}
 	case live:
 		every = frameEvery
-		screen := newScreen(t, a.URL(), tail)
+		screen := newScreen(t, strings.TrimSpace(a.URL()+"  "+pageOf(a)), tail)
 		defer screen.close()
 		show = func() { screen.show(a.Demo().Snapshot()) }
 		show()
@@ -224,6 +273,11 @@ func (t *tool) summarise(s demo.Summary, scheme string) error {
 	row("messages", fmt.Sprintf("%d published, %d delivered, %d lost, %.1f a second", s.Published, s.Delivered, s.Lost, s.RatePerSecond), s.Lost == 0)
 	row("one way", quantiles(s.Latency)+" over "+scheme, true)
 	row("round trip", quantiles(s.RoundTrip), true)
+	stops := plural(int(s.EmergencyStops.Engaged), "engagement")
+	if s.EmergencyStops.Stopped > 0 {
+		stops += fmt.Sprintf(", the wheels stood after %.0f ms at most", s.EmergencyStops.SlowestMS)
+	}
+	row("emergency stop", stops, true)
 	row("commands", fmt.Sprintf("%d done, %d failed", s.Commands.OK, s.Commands.Failed), s.Commands.Failed == 0)
 	rows.write(t.stdout, colour)
 	return nil
@@ -327,22 +381,32 @@ func (s *screen) close() {
 	s.tail.release()
 }
 
-// show draws one frame in one write, so that nobody sees half of one.
+// show draws one frame.
 func (s *screen) show(v demo.View) {
-	width, height := 80, 24
-	if fd, ok := terminal(s.t.stdout); ok {
+	width, height := s.t.screenSize()
+	s.t.draw(s.view.frame(v, s.tail.last(2), width, height))
+}
+
+// screenSize returns the columns and lines of the terminal that standard output is.
+func (t *tool) screenSize() (width, height int) {
+	if fd, ok := terminal(t.stdout); ok {
 		if w, h, err := term.GetSize(fd); err == nil && w > 0 && h > 0 {
-			width, height = w, h
+			return w, h
 		}
 	}
+	return 80, 24
+}
+
+// draw shows lines in place of what the screen showed, in one write, so that nobody sees half of them.
+func (t *tool) draw(lines []string) {
 	var frame strings.Builder
 	frame.WriteString(homeCursor)
-	for i, line := range s.view.frame(v, s.tail.last(2), width, height) {
+	for i, line := range lines {
 		if i > 0 {
 			frame.WriteString("\r\n")
 		}
 		frame.WriteString(line + clearLine)
 	}
 	frame.WriteString(clearBelow)
-	fmt.Fprint(s.t.stdout, frame.String())
+	fmt.Fprint(t.stdout, frame.String())
 }

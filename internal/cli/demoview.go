@@ -55,7 +55,7 @@ func (v *view) frame(d demo.View, log []string, width, height int) []string {
 		v.follow(d.Position)
 	}
 	lines := []string{
-		v.fit(paint(v.colour, bold, "lawnberry demo")+"  "+shortDuration(d.Uptime.Truncate(time.Second))+"  "+v.url, width),
+		fit(paint(v.colour, bold, "lawnberry demo")+"  "+shortDuration(d.Uptime.Truncate(time.Second))+"  "+v.url, width),
 		"",
 	}
 	figures := v.figures(d, width)
@@ -73,11 +73,11 @@ func (v *view) frame(d demo.View, log []string, width, height int) []string {
 		if i < len(right) {
 			line += strings.Repeat(" ", max(0, panelWidth-visible(line))) + right[i]
 		}
-		lines = append(lines, v.fit(line, width))
+		lines = append(lines, fit(line, width))
 	}
 	lines = append(append(lines, ""), figures...)
 	for _, l := range log {
-		lines = append(lines, v.fit(paint(v.colour, dim, printable(l)), width))
+		lines = append(lines, fit(paint(v.colour, dim, printable(l)), width))
 	}
 	return lines[:min(len(lines), height)]
 }
@@ -108,6 +108,8 @@ func (v *view) figures(d demo.View, width int) []string {
 	lines := [][2]string{
 		{"position", fmt.Sprintf("x %5.2f m  y %5.2f m  heading %3.0f°  %4.2f m/s", d.Position.X, d.Position.Y, d.Position.Heading, d.Position.Speed)},
 		{"activity", fmt.Sprintf("%s, %.0f%% of the lawn done", orUnknown(d.Activity), d.AreaDone*100)},
+		{"stop", v.stop(d.Stop)},
+		{"motors", v.motors(d.Stop)},
 		{"battery", v.battery(d)},
 		{"messages", fmt.Sprintf("%.1f/s  %d published  %d delivered  ", d.RatePerSecond, d.Published, d.Delivered) + paint(v.colour, lost, fmt.Sprintf("%d lost", d.Lost))},
 		{"latency", fmt.Sprintf("p50 %s  p99 %s  max %s, one way", milliseconds(d.P50), milliseconds(d.P99), milliseconds(d.Max))},
@@ -117,9 +119,52 @@ func (v *view) figures(d demo.View, width int) []string {
 	}
 	shown := make([]string, 0, len(lines))
 	for _, l := range lines {
-		shown = append(shown, v.fit(paint(v.colour, bold, fmt.Sprintf("%-10s", l[0]))+l[1], width))
+		shown = append(shown, fit(paint(v.colour, bold, fmt.Sprintf("%-10s", l[0]))+l[1], width))
 	}
 	return shown
+}
+
+// stop says what the emergency stop is.
+func (v *view) stop(s demo.StopView) string {
+	since := shortDuration(time.Since(s.Since).Truncate(time.Second))
+	switch {
+	case s.Engaged && s.By == "":
+		return paint(v.colour, yellow, "engaged, as long as it is "+printable(s.Reason))
+	case s.Engaged:
+		return paint(v.colour, red, fmt.Sprintf("ENGAGED by %s for %s: %s", printable(s.By), since, printable(s.Reason)))
+	}
+	return paint(v.colour, green, "released") + fmt.Sprintf("  %s so far%s", plural(int(s.Engagements), "engagement"), lastStop(s))
+}
+
+func lastStop(s demo.StopView) string {
+	if s.Last <= 0 {
+		return ""
+	}
+	return fmt.Sprintf(", the wheels stood after %.0f ms", float64(s.Last)/float64(time.Millisecond))
+}
+
+// motors says what turns, and who drives or why nobody does.
+func (v *view) motors(s demo.StopView) string {
+	if !s.Known {
+		return "unknown"
+	}
+	turns := func(what string, does bool) string {
+		if does {
+			return what + " turning"
+		}
+		return what + " standing"
+	}
+	line := turns("wheels", s.Wheels) + ", " + turns("blade", s.Blade)
+	if s.Driver != "" {
+		return line + ", driven by " + printable(s.Driver)
+	}
+	if s.Engaged {
+		line += lastStop(s)
+	}
+	if s.Cause != "" {
+		line += ", stopped: " + printable(s.Cause)
+	}
+	return line
 }
 
 func (v *view) battery(d demo.View) string {
@@ -184,6 +229,9 @@ func statusLine(d demo.View) string {
 	line := fmt.Sprintf("%-6s %d/%d healthy  %s  x %.2f y %.2f  battery %s  %.1f msg/s  delivered %d  lost %d  p99 %s",
 		shortDuration(d.Uptime.Truncate(time.Second)), healthy, len(d.Services), orUnknown(d.Activity), d.Position.X, d.Position.Y, battery,
 		d.RatePerSecond, d.Delivered, d.Lost, milliseconds(d.P99))
+	if d.Stop.Engaged {
+		line += "  emergency stop: " + printable(d.Stop.Reason)
+	}
 	if d.LastAlert != "" {
 		line += "  alert: " + printable(d.LastAlert)
 	}
@@ -198,7 +246,7 @@ func orUnknown(s string) string {
 }
 
 // fit cuts a line to the width of the terminal, leaving out its colours' codes in the count.
-func (v *view) fit(line string, width int) string {
+func fit(line string, width int) string {
 	if visible(line) <= width {
 		return line
 	}

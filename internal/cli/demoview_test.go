@@ -18,6 +18,7 @@ func sampleView() demo.View {
 		RoundTrip:  demo.Latency{Count: 3, P50: time.Millisecond, P99: 3 * time.Millisecond},
 		CommandsOK: 12, Position: demo.Position{X: 10, Y: 7.5, Heading: 90, Speed: 0.5},
 		Activity: "mowing", Battery: 50, AreaDone: 0.25, LastAlert: "person\x1b[2J seen", LastAlertAt: time.Now(),
+		Stop: demo.StopView{Known: true, Wheels: true, Blade: true, Driver: "navigation", Engagements: 2, Last: 210 * time.Millisecond},
 	}
 	for _, id := range []string{"hardware_interface", "navigation", "power", "safety", "sensor_fusion", "vision", "weather"} {
 		v.Services = append(v.Services, demo.ServiceView{ID: id, Type: id, State: "healthy"})
@@ -32,6 +33,7 @@ func TestFrameShowsEverything(t *testing.T) {
 		"tcp://127.0.0.1:1883", "1m23s", "hardware_interface  healthy", "weather", "x 10.00 m  y  7.50 m", "mowing, 25% of the lawn done",
 		"██████████░░░░░░░░░░  50.0%", "51.2/s  4321 published  4320 delivered  1 lost", "p50 0.30 ms  p99 2.00 ms  max 9.00 ms",
 		"12 done  0 failed", "person\\x1b[2J seen", "msg=hello", "→", "+----",
+		"stop      released  2 engagements so far, the wheels stood after 210 ms", "motors    wheels turning, blade turning, driven by navigation",
 	} {
 		if !strings.Contains(all, want) {
 			t.Errorf("%q is missing in\n%s", want, all)
@@ -62,13 +64,41 @@ func TestFrameFits(t *testing.T) {
 func TestFrameOfNothingKnown(t *testing.T) {
 	frame := newView("", false).frame(demo.View{Battery: math.NaN()}, nil, 80, 24)
 	all := strings.Join(frame, "\n")
-	for _, want := range []string{"battery   unknown", "activity  unknown", "alert     none"} {
+	for _, want := range []string{"battery   unknown", "activity  unknown", "motors    unknown", "alert     none"} {
 		if !strings.Contains(all, want) {
 			t.Errorf("%q is missing in\n%s", want, all)
 		}
 	}
 	if strings.Contains(all, "·") {
 		t.Errorf("a trail without a position:\n%s", all)
+	}
+}
+
+func TestFrameWhileStopped(t *testing.T) {
+	v := sampleView()
+	v.Stop = demo.StopView{
+		Engaged: true, Reason: "a \x1bdog", By: "anna", Since: time.Now().Add(-70 * time.Second),
+		Known: true, Blade: true, Cause: "emergency stop", Engagements: 1, Last: 200 * time.Millisecond,
+	}
+	for _, test := range []struct {
+		change func(s *demo.StopView)
+		want   []string
+	}{
+		{func(*demo.StopView) {}, []string{"stop      ENGAGED by anna for 1m10s: a \\x1bdog", "motors    wheels standing, blade turning, the wheels stood after 200 ms, stopped: emergency stop"}},
+		{func(s *demo.StopView) { s.By, s.Reason = "", "not known: the hub is offline" }, []string{"stop      engaged, as long as it is not known: the hub is offline"}},
+		{func(s *demo.StopView) { s.Engaged, s.Last, s.Cause = false, 0, "safety is offline" }, []string{"stop      released  1 engagement so far", "motors    wheels standing, blade turning, stopped: safety is offline"}},
+	} {
+		d := v
+		test.change(&d.Stop)
+		all := strings.Join(newView("", false).frame(d, nil, 120, 30), "\n") + "\n"
+		for _, want := range test.want {
+			if !strings.Contains(all, want+"\n") {
+				t.Errorf("%q is missing in\n%s", want, all)
+			}
+		}
+	}
+	if line := statusLine(v); !strings.Contains(line, `emergency stop: a \x1bdog`) {
+		t.Errorf("%q does not say that it is engaged", line)
 	}
 }
 

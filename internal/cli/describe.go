@@ -15,13 +15,6 @@ import (
 	"github.com/lawnberry/lawnberry/service"
 )
 
-// builtins are the commands that every service answers, and that none describes.
-var builtins = []service.Command{
-	{Name: "ping", Description: "Answers, with the service's uptime.", Repeatable: true},
-	{Name: "shutdown", Description: "Ends the service.", Repeatable: true},
-	{Name: "status", Description: "Tells the service's state, and figures of its connection.", Repeatable: true},
-}
-
 // A callDescription is what "call SERVICE --help --json" says.
 type callDescription struct {
 	ID       string            `json:"id"`
@@ -60,7 +53,7 @@ func (t *tool) callHelp(ctx context.Context, d *dialler, args []string) error {
 	}
 	about := callDescription{ID: s.ID, Type: s.Type, State: s.State, Commands: append([]service.Command{}, s.Commands...)}
 	if len(args) > 1 {
-		all := append(slices.Clone(builtins), s.Commands...)
+		all := append(service.Builtins(), s.Commands...)
 		i := slices.IndexFunc(all, func(c service.Command) bool { return c.Name == args[1] })
 		if i < 0 {
 			return unknownCommand(s, args[1])
@@ -162,15 +155,15 @@ func (t *tool) commandsOf(ctx context.Context, d *dialler) (*roll, error) {
 	defer cancel()
 	r := newRoll()
 	if _, err = c.Subscribe(ctx, "system/services/+/status", func(_ context.Context, d *client.Delivery) { r.add(d) }); err == nil {
-		err = r.takeCommands(ctx, c)
+		err = r.takeCommands(ctx, c, "+")
 	}
 	_ = disconnect(c)
 	return r, because(ctx, err)
 }
 
-// takeCommands collects the descriptions that the broker retains.
-func (r *roll) takeCommands(ctx context.Context, c *client.Client) error {
-	_, err := c.Subscribe(ctx, "system/services/+/commands/#", func(_ context.Context, d *client.Delivery) { r.describe(d) })
+// takeCommands collects the descriptions that the broker retains of a service, or with "+" of all.
+func (r *roll) takeCommands(ctx context.Context, c *client.Client, id string) error {
+	_, err := c.Subscribe(ctx, "system/services/"+id+"/commands/#", func(_ context.Context, d *client.Delivery) { r.describe(d) })
 	if err != nil {
 		return err
 	}
@@ -180,10 +173,13 @@ func (r *roll) takeCommands(ctx context.Context, c *client.Client) error {
 	return r.quiet(ctx)
 }
 
+// maxPages bounds the pages of one service; one holds what fits in a message.
+const maxPages = 100
+
 // describe takes in a page of descriptions.
 func (r *roll) describe(d *client.Delivery) {
 	page, ok := service.ReadCommands(d)
-	if !ok {
+	if !ok || page.Page > maxPages {
 		return
 	}
 	r.mu.Lock()
@@ -254,7 +250,7 @@ func (t *tool) completeCall(d *dialler) cobra.CompletionFunc {
 			return found, cobra.ShellCompDirectiveNoFileComp
 		}
 		s, _ := r.serving(args[0])
-		for _, c := range append(slices.Clone(s.Commands), builtins...) {
+		for _, c := range append(slices.Clone(s.Commands), service.Builtins()...) {
 			found = append(found, cobra.CompletionWithDesc(c.Name, printable(c.Description)))
 		}
 		return found, cobra.ShellCompDirectiveNoFileComp

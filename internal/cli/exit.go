@@ -41,6 +41,14 @@ func (f *failure) Error() string {
 
 func (f *failure) Unwrap() error { return f.err }
 
+// A detailed is an error with details, each of which is printed on a line of its own.
+type detailed struct {
+	text    string
+	details []string
+}
+
+func (l *detailed) Error() string { return l.text }
+
 func failf(code int, format string, args ...any) error {
 	return &failure{code: code, err: fmt.Errorf(format, args...)}
 }
@@ -101,14 +109,26 @@ func report(w io.Writer, err error, code int, asJSON bool) {
 		return
 	}
 	text := oneLine(err.Error())
+	var list *detailed
+	var details []string
+	if errors.As(err, &list) {
+		details = list.details
+	}
 	if asJSON {
 		_ = writeJSONLine(w, struct { // nobody is left to tell of a failure
-			Error string `json:"error"`
-			Code  int    `json:"code"`
-		}{text, code})
+			Error   string   `json:"error"`
+			Code    int      `json:"code"`
+			Details []string `json:"details,omitempty"`
+		}{text, code, details})
 		return
 	}
+	if details != nil {
+		text += ":"
+	}
 	fmt.Fprintf(w, "lawnberry: %s\n", text)
+	for _, d := range details {
+		fmt.Fprintf(w, "  %s\n", oneLine(d))
+	}
 }
 
 // oneLine makes a line that cannot harm a terminal of a text.

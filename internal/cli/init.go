@@ -17,6 +17,7 @@ import (
 	"github.com/lawnberry/lawnberry/config"
 	"github.com/lawnberry/lawnberry/internal/access"
 	"github.com/lawnberry/lawnberry/internal/identity"
+	"github.com/lawnberry/lawnberry/internal/owner"
 	"github.com/lawnberry/lawnberry/internal/pki"
 )
 
@@ -24,7 +25,7 @@ import (
 const starters = `service_definitions:
   hardware:
     service_type: hardware
-    topics: {publish: [sensors/+/data, sensors/+/status]}
+    topics: {publish: [sensors/+/data, sensors/+/status], subscribe: [sensors/#]} # what its guard of the motors requires
   navigation:
     service_type: navigation
     dependencies: [hardware]
@@ -61,6 +62,7 @@ type initialisation struct {
 	made     []made
 	set      []keyValue // what an existing configuration lacks
 	password string     // the admin's, when it is new
+	page     string     // URL of the dashboard, when the configuration is new
 }
 
 func (t *tool) initVerb() *cobra.Command {
@@ -70,7 +72,7 @@ func (t *tool) initVerb() *cobra.Command {
 		Use:   "init",
 		Short: "Set a mower up: users, access control, certificates, configuration",
 		Long: `init makes what a mower needs to be safe from its first day on: the data directory, a user admin and one for each service of
-service_definitions, and a configuration with access control (the file of --config, else ` + defaultFile + `). With --tls it also makes a certificate
+service_definitions, and a configuration with access control and the dashboard (the file of --config, else ` + defaultFile + `). With --tls it also makes a certificate
 authority, a certificate for the broker and one for each service.
 
 What a service needs to log in is in credentials/SERVICE.env in the data directory, in a form that a shell and systemd's EnvironmentFile
@@ -130,6 +132,9 @@ func (in *initialisation) run(hosts []string) error {
 	if err := in.configuration(path, fresh, loaded.Config, authority); err != nil {
 		return err
 	}
+	if fresh {
+		in.page = dashboard(loaded.Config.Integration.WebSocketBridge, in.tls)
+	}
 	return in.report(path)
 }
 
@@ -146,11 +151,15 @@ func (in *initialisation) note(what, name, file string, kept, replaced bool) {
 
 func (in *initialisation) directory() error {
 	_, err := os.Stat(in.dir)
-	if err := os.MkdirAll(filepath.Join(in.dir, "credentials"), 0o700); err != nil {
+	if err := owner.MkdirAll(filepath.Join(in.dir, "credentials")); err != nil {
 		return err
 	}
 	in.note("data_directory", in.dir, in.dir, err == nil, false)
-	return os.Chmod(in.dir, 0o700)
+	info, err := os.Stat(in.dir)
+	if err != nil {
+		return err
+	}
+	return os.Chmod(in.dir, 0o700|info.Mode().Perm()&0o010) // a group that may pass through it to the socket goes on to
 }
 
 func (in *initialisation) certificates(services, hosts []string) (*pki.Authority, error) {
@@ -277,7 +286,10 @@ func writePrivate(path, text string) (err error) {
 			_ = os.Remove(f.Name())
 		}
 	}()
-	_, err = f.WriteString(text)
+	err = owner.Inherit(f, filepath.Dir(path))
+	if err == nil {
+		_, err = f.WriteString(text)
+	}
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
@@ -314,6 +326,7 @@ func (in *initialisation) configuration(path string, fresh bool, c *config.Confi
 			fmt.Fprintf(&text, "    %s: %s\n", strings.TrimPrefix(k.Key, "broker.tls."), value)
 		}
 	}
+	text.WriteString("integration:\n  websocket_bridge: {enabled: true} # the dashboard, for browsers\n")
 	text.WriteString("security:\n  access_control: {enabled: true} # who may do what: lawnberry acl ls\n" + starters)
 	if err := writePrivate(path, text.String()); err != nil {
 		return err
@@ -329,7 +342,8 @@ func (in *initialisation) report(path string) error {
 			Made     []made     `json:"made"`
 			Set      []keyValue `json:"set"` // what is missing in the configuration
 			Password string     `json:"admin_password,omitempty"`
-		}{in.made, append([]keyValue{}, in.set...), in.password})
+			Page     string     `json:"dashboard,omitempty"` // its URL
+		}{in.made, append([]keyValue{}, in.set...), in.password, in.page})
 	}
 	rows := table{header: []string{"WHAT", "NAME", "RESULT", "FILE"}}
 	for _, m := range in.made {
@@ -347,5 +361,20 @@ func (in *initialisation) report(path string) error {
 		fmt.Fprintf(t.stdout, "password of admin, shown this once: %s\n", in.password)
 	}
 	_, err := fmt.Fprintf(t.stdout, "start it with: lawnberry serve --config %s\n", printable(path))
+	if in.page != "" {
+		_, err = fmt.Fprintf(t.stdout, "and open, as admin: %s\n", in.page)
+	}
 	return err
+}
+
+// dashboard returns where the dashboard will be, "" when its port is the system's choice.
+func dashboard(b config.WebSocketBridge, encrypted bool) string {
+	if b.Port == 0 {
+		return ""
+	}
+	scheme := "http"
+	if encrypted {
+		scheme = "https"
+	}
+	return fmt.Sprintf("%s://localhost:%d", scheme, b.Port)
 }

@@ -35,8 +35,11 @@ func paint(colour bool, s style, text string) string {
 	if !colour || s == plain || text == "" {
 		return text
 	}
-	return "\x1b[" + string(s) + "m" + text + "\x1b[0m"
+	return "\x1b[" + string(s) + "m" + text + styleEnd
 }
+
+// styleEnd ends a style on a terminal.
+const styleEnd = "\x1b[0m"
 
 // stateStyle is the style of a service's state.
 func stateStyle(state string) style {

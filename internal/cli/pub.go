@@ -1,8 +1,6 @@
 package cli
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -27,6 +25,9 @@ type publication struct {
 	qos      int
 	retain   bool
 	lines    bool
+	shorthand
+	supply
+	trace
 
 	qosGiven, retainGiven bool
 }
@@ -34,22 +35,39 @@ type publication struct {
 func (t *tool) pubVerb() *cobra.Command {
 	p := &publication{}
 	c := &cobra.Command{
-		Use:   "pub TOPIC [PAYLOAD]",
+		Use:   "pub [TOPIC] [PAYLOAD]",
 		Short: "Publish a message",
 		Long: `pub publishes PAYLOAD on TOPIC as it is, or with --type as the payload of an envelope, whose missing keys get
 their defaults. Without PAYLOAD, or with -, it is read from standard input. An empty PAYLOAD with --retain removes what
-the broker retains on TOPIC. QoS and retain are those of the topic (see "lawnberry topic ls") unless given.`,
+the broker retains on TOPIC. QoS and retain are those of the topic (see "lawnberry topic ls") unless given.
+
+--sensor, --event, --alert and --status make envelopes, and know their topics: TOPIC is left out then. Of an event and an alert PAYLOAD may be
+left out too. --count repeats a message, each time with another id and the time of then; --file publishes each line of a file.`,
 		Example: `  lawnberry pub weather/current '{"temperature": 21.5}'
   lawnberry pub safety/alerts/rain --type alert '{"alert_type": "rain", "severity": "warning"}'
+  lawnberry pub --sensor temperature '{"value": 21}' --rate 1 --count 60
+  lawnberry pub --alert rain --severity warning '{"message": "It rains"}'
+  lawnberry pub navigation/position --type sensor_data --file track.jsonl --rate 2
   date | lawnberry pub absolute:test/time`,
-		Args: arguments(1, 2, "TOPIC"),
+		Args: func(c *cobra.Command, args []string) error {
+			for _, name := range []string{"sensor", "event", "alert"} { // else the payload would be taken for the topic
+				if f := c.Flags().Lookup(name); f.Changed && f.Value.String() == "" {
+					return usagef("--%s is empty: name a type", name)
+				}
+			}
+			if p.shorthand.given() {
+				return arguments(0, 1)(c, args)
+			}
+			return arguments(1, 2, "TOPIC")(c, args)
+		},
 		RunE: func(c *cobra.Command, args []string) error {
+			p.countGiven = c.Flags().Changed("count")
 			p.qosGiven, p.retainGiven = c.Flags().Changed("qos"), c.Flags().Changed("retain")
 			return p.run(c.Context(), t, args)
 		},
 		ValidArgsFunction: t.completeTopics(1),
 	}
-	p.flags(c, connectTimeout, "give up when the broker takes longer for a message")
+	p.dialler.flags(c, connectTimeout, "give up when the broker takes longer for a message")
 	f := c.Flags()
 	f.StringVarP(&p.kind, "type", "t", "", "wrap the payload in an envelope of this `TYPE`: "+strings.Join(typeNames(), ", "))
 	f.StringVar(&p.sender, "sender", "", "`ID` that the envelope names as its sender (default the client's id)")
@@ -57,6 +75,9 @@ the broker retains on TOPIC. QoS and retain are those of the topic (see "lawnber
 	f.IntVarP(&p.qos, "qos", "q", 0, "quality of service, `0` to 2 (default the topic's)")
 	f.BoolVarP(&p.retain, "retain", "r", false, "let the broker keep the message for later subscribers (default the topic's)")
 	f.BoolVarP(&p.lines, "lines", "l", false, "publish every line of standard input as a message of its own")
+	p.shorthand.flags(c)
+	p.supply.flags(c)
+	p.trace.flags(c)
 	return c
 }
 
@@ -70,57 +91,73 @@ type sent struct {
 }
 
 func (p *publication) run(ctx context.Context, t *tool, args []string) error {
-	o, _, err := p.options(t)
+	o, cfg, err := p.options(t)
 	if err != nil {
+		return err
+	}
+	if args, err = p.expand(&p.kind, p.sender, args); err != nil {
 		return err
 	}
 	if err := p.check(o.Topics, args[0]); err != nil {
 		return err
 	}
+	if err := p.supply.check(p.lines, len(args) == 2); err != nil {
+		return err
+	}
 	if p.lines && len(args) == 2 && args[1] != "-" {
 		return usagef("--lines reads standard input: leave out the payload")
 	}
-	if len(args) == 1 && isTerminal(t.stdin) {
+	if len(args) == 1 && p.file == "" && isTerminal(t.stdin) {
 		return usagef("PAYLOAD is missing: give it, or - to type it")
 	}
 	if p.sender == "" {
 		p.sender = o.ID
 	}
-	var bodies [][]byte // made before connecting, so that a bad payload is found without a broker
-	switch {
-	case p.lines:
-	case len(args) == 1 || args[1] == "-":
-		body, err := readBounded(ctx, t.stdin, o.Limits)
-		if err != nil {
-			return err
-		}
-		bodies = [][]byte{body}
-	default:
-		bodies = [][]byte{[]byte(args[1])}
+	next, end, err := p.source(ctx, t, args, o.Limits)
+	if err != nil {
+		return err
 	}
-	var messages []message.Message
-	for _, b := range bodies {
-		m, err := p.message(b, o.Limits)
-		if err != nil {
-			return err
-		}
-		messages = append(messages, m)
+	defer end()
+	m, more, err := next() // made before connecting, so that a bad payload is found without a broker
+	if err != nil {
+		return err
 	}
-
+	ctx, untrace, err := p.trace.begin(ctx, t, &o, cfg)
+	if err != nil {
+		return err
+	}
+	defer untrace()
 	c, err := p.connect(ctx, o)
 	if err != nil {
 		return err
 	}
-	for _, m := range messages {
+	n := 0
+	pace := p.pacer()
+	for more {
+		if err = pace(ctx); err != nil {
+			break
+		}
 		if err = p.publish(ctx, t, c, args[0], m); err != nil {
 			break
 		}
+		n++
+		if m, more, err = next(); err != nil {
+			break
+		}
 	}
-	if p.lines && err == nil {
-		err = p.publishLines(ctx, t, c, args[0], o.Limits)
+	if errors.Is(err, errInterrupted) && p.endless() {
+		err = nil // an interrupt is how it ends
 	}
 	if failed := disconnect(c); err == nil {
 		err = failed
+	}
+	if p.many() && !t.json {
+		what := "messages"
+		if n == 1 {
+			what = "message"
+		}
+		_, failed := fmt.Fprintf(t.stdout, "published %d %s on %s\n", n, what, printable(args[0]))
+		err = errors.Join(err, failed)
 	}
 	return err
 }
@@ -139,6 +176,8 @@ func (p *publication) check(topics *topic.Registry, name string) error {
 		return usagef("--qos %d: want 0, 1 or 2", p.qos)
 	case p.kind != "" && !slices.Contains(typeNames(), p.kind):
 		return usagef("--type %q: want %s", p.kind, strings.Join(typeNames(), ", "))
+	case p.severity != "" && p.alert == "":
+		return usagef("--severity belongs to --alert: name its type")
 	case p.kind == "" && (p.sender != "" || p.priority != ""):
 		return usagef("--sender and --priority belong to an envelope: give its --type")
 	}
@@ -152,6 +191,10 @@ func (p *publication) check(topics *topic.Registry, name string) error {
 
 // message makes what body is sent as.
 func (p *publication) message(body []byte, limits message.Limits) (message.Message, error) {
+	body, err := p.fill(body)
+	if err != nil {
+		return message.Message{}, &failure{code: exitUsage, err: fmt.Errorf("payload: %w", err)}
+	}
 	if p.kind == "" {
 		m := message.NewRaw(body)
 		if _, _, err := message.Encode(&m, limits); err != nil {
@@ -198,7 +241,7 @@ func (p *publication) publish(ctx context.Context, t *tool, c *client.Client, na
 	if t.json {
 		return writeJSONLine(t.stdout, s)
 	}
-	if p.lines {
+	if p.lines || p.many() {
 		return nil
 	}
 	note := ""
@@ -207,27 +250,6 @@ func (p *publication) publish(ctx context.Context, t *tool, c *client.Client, na
 	}
 	_, err = fmt.Fprintf(t.stdout, "published on %s: %d bytes, QoS %d%s\n", printable(s.Topic), s.Bytes, s.QoS, note)
 	return err
-}
-
-func (p *publication) publishLines(ctx context.Context, t *tool, c *client.Client, name string, limits message.Limits) error {
-	lines := bufio.NewScanner(t.stdin)
-	lines.Buffer(nil, 1<<20)
-	for {
-		more := false
-		if err := await(ctx, func() error { more = lines.Scan(); return lines.Err() }); err != nil {
-			return fmt.Errorf("standard input: %w", err)
-		}
-		if !more {
-			return nil
-		}
-		m, err := p.message(bytes.Clone(lines.Bytes()), limits)
-		if err != nil {
-			return err
-		}
-		if err := p.publish(ctx, t, c, name, m); err != nil {
-			return err
-		}
-	}
 }
 
 // envelope wraps a payload, a JSON object, and completes it with the defaults of its type.

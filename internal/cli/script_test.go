@@ -8,9 +8,11 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"regexp"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -19,6 +21,8 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/lawnberry/lawnberry/client"
+	"github.com/lawnberry/lawnberry/message"
+	"github.com/lawnberry/lawnberry/safety"
 	"github.com/lawnberry/lawnberry/service"
 )
 
@@ -40,6 +44,9 @@ func TestMain(m *testing.M) {
 			os.Exit(Run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Environ()))
 		},
 		"testservice": testService,
+		"testguard":   testGuard,
+		"testliar":    testLiar,
+		"testpanic":   testPanic,
 	})
 }
 
@@ -97,6 +104,90 @@ func testService() {
 	fail(s.Stop(ctx))
 }
 
+// testGuard is a service with a motor, with the id and the broker's URL of its arguments. go sets it going, hazard says that there is one, clear
+// that it is over, and jam keeps the motor from stopping until free.
+func testGuard() {
+	fail := func(err error) {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
+	ctx := context.Background()
+	var latch *safety.Latch
+	var guard *safety.Guard
+	var jammed atomic.Bool
+	s, err := service.Start(ctx, service.Options{
+		ID: os.Args[1], Type: "test", Client: client.Options{URL: os.Args[2]}, Safety: true, Heartbeat: 200 * time.Millisecond, HeartbeatTimeout: 2 * time.Second,
+		Setup: func(ctx context.Context, s *service.Service) (err error) {
+			if latch, err = safety.OpenLatch(ctx, s.Client(), safety.LatchOptions{}); err != nil {
+				return err
+			}
+			guard, err = safety.NewGuard(ctx, s, latch, safety.GuardOptions{Safety: []string{}})
+			return err
+		},
+	})
+	fail(err)
+	none := func(f func(ctx context.Context) error) func(context.Context, struct{}) (struct{}, error) {
+		return func(ctx context.Context, _ struct{}) (struct{}, error) { return struct{}{}, f(ctx) }
+	}
+	service.Handle(s, "go", none(guard.Arm))
+	service.Handle(s, "hazard", none(func(ctx context.Context) error { return latch.SetHazard(ctx, "tilt", "it is tilted by 40 degrees") }))
+	service.Handle(s, "clear", none(func(context.Context) error { latch.ClearHazard("tilt"); return nil }))
+	service.Handle(s, "jam", none(func(context.Context) error { jammed.Store(true); return nil }))
+	service.Handle(s, "free", none(func(context.Context) error { jammed.Store(false); return nil }))
+	running, end := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() {
+		ended <- guard.Run(running, 10*time.Millisecond, func(context.Context) error { return nil }, func(string) error {
+			if jammed.Load() {
+				return errors.New("the motor is jammed")
+			}
+			return nil
+		})
+	}()
+	<-s.Done()
+	end()
+	fail(<-ended)
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	guard.Close()
+	fail(latch.Close(ctx))
+	fail(s.Stop(ctx))
+}
+
+// testLiar says, until it is told to end, that there is a service late, whose clock is an hour behind, and one called twin, which two processes
+// claim to be. Its argument is the broker's URL.
+func testLiar() {
+	ctx, end := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer end()
+	c, err := client.Connect(ctx, client.Options{URL: os.Args[1], CleanStart: true, SessionExpiry: -1})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err) // the script finds no service
+		return
+	}
+	defer func() {
+		bye, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+		defer cancel()
+		_ = c.Close(bye)
+	}()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for n := 0; ; n++ {
+		for id, at := range map[string]time.Time{"late": time.Now().Add(-time.Hour), "twin": time.Now()} {
+			text := fmt.Sprintf(`{"metadata": {"timestamp": %.3f, "message_id": "%s %d", "sender": "%s", "message_type": "status", "priority": 0},
+				"payload": {"status": "healthy", "uptime": 5, "version": "1", "details": {"service_id": "%s", "service_type": "test", "pid": %d}}}`,
+				float64(at.UnixMilli())/1000, id, n, id, id, 100+n%2*map[string]int{"twin": 1}[id])
+			c.PublishAsync("system/services/"+id+"/status", message.NewRaw([]byte(text)), client.WithRetain(false), client.Unlimited())
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
@@ -106,6 +197,7 @@ func TestScripts(t *testing.T) {
 			e.Setenv("GORACE", "atexit_sleep_ms=0") // else every program sleeps for a second at its end under -race
 			e.Setenv("LAWNBERRY_DATA_DIR", e.WorkDir+"/data")
 			e.Setenv("LAWNBERRY_BROKER_PORT", "0")
+			e.Setenv("LAWNBERRY_INTEGRATION_WEBSOCKET_BRIDGE_PORT", "0")
 			e.Setenv("SOCKET", "unix://"+e.WorkDir+"/data/lawnberry.sock")
 			return nil
 		},

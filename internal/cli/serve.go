@@ -5,8 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"os"
-	"os/signal"
-	"syscall"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -22,13 +21,16 @@ const stopTimeout = 4 * time.Second
 func (t *tool) serveVerb() *cobra.Command {
 	return &cobra.Command{
 		Use:   "serve",
-		Short: "Run the broker",
-		Long: `serve runs the broker until SIGINT or SIGTERM, after which it ends cleanly within 5 seconds; a second signal ends it at
-once. It listens as the configuration says, and on the socket lawnberry.sock in the data directory. With --json, what it
-listens on is printed as JSON once it does.
+		Short: "Run the broker, and keep the state of the emergency stop",
+		Long: `serve runs the broker, and the service emergency_stop (see lawnberry estop), until SIGINT or SIGTERM, after which it ends
+cleanly within 5 seconds; a second signal ends it at once. It listens as the configuration says, and on the socket
+lawnberry.sock in the data directory. With --json, what it listens on is printed as JSON once all of it works.
 
-SIGHUP makes it read service_definitions and security.access_control again, and go by them at once. Users and certificates it takes in by
-itself; other keys need a restart.`,
+A configuration file that has changed is taken in at once, as on SIGHUP, as far as that goes without a restart: who may do what, the
+broker's bounds, what is logged (lawnberry config explain KEY says for each key). Users and certificates are taken in too.
+
+Started by systemd (Type=notify), it says when all of it works, when it takes a configuration in, and when it stops. Its watchdog is fed as
+long as a command goes through the broker to the emergency stop and back.`,
 		Example: `  lawnberry serve
   LAWNBERRY_BROKER_PORT=1884 lawnberry serve --data-dir ./data
   lawnberry serve --config mower.yaml`,
@@ -42,21 +44,25 @@ func (t *tool) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	log, err := t.logger(nil, loaded.Config.LogLevel())
+	flag, err := t.levelFlag()
 	if err != nil {
 		return err
 	}
-	brokerLog, err := t.logger(nil, loaded.Config.BrokerLogLevel())
-	if err != nil {
-		return err
-	}
+	again := t.newReloader(loaded.Config, flag)
+	defer again.close()
+	log := slog.New(again.levels.Handler(t.logHandler(nil, nil)))
+	again.log = log
 	loaded.Problems = t.settleUsers(loaded, loaded.Problems)
 	logProblems(log, loaded)
 	dir, err := t.dataDirectory()
 	if err != nil {
 		return err
 	}
-	a, err := app.Start(ctx, app.Options{Config: loaded.Config, DataDir: dir, Logger: log, BrokerLogger: brokerLog})
+	a, err := app.Start(ctx, app.Options{Config: loaded.Config, DataDir: dir, Version: buildInfo().Version, Logger: log, LogLevels: again.levels})
+	if err != nil && errors.Is(context.Cause(ctx), errInterrupted) {
+		log.Info("stopped", "cause", "interrupted while starting")
+		return nil
+	}
 	if err != nil {
 		return because(ctx, err)
 	}
@@ -65,39 +71,28 @@ func (t *tool) serve(ctx context.Context) error {
 			return errors.Join(err, stop(a.Stop, stopTimeout))
 		}
 	}
-	again := make(chan os.Signal, 1)
-	signal.Notify(again, syscall.SIGHUP)
-	defer signal.Stop(again)
+	manager := newManaged(a, loaded.Config, log)
+	manager.ready(nil)
 	for running := true; running; {
 		select {
-		case <-again:
-			t.reload(a, log)
+		case <-again.hangup:
+			manager.reload(again)
+		case <-again.changed:
+			manager.reload(again)
 		case <-ctx.Done():
 			log.Info("stopping", "cause", context.Cause(ctx))
 			running = false
 		case <-a.Done():
+			manager.stopping()
 			return errors.Join(errors.New("the broker ended by itself, see the log"), stop(a.Stop, stopTimeout))
 		}
 	}
+	manager.stopping()
 	if err := stop(a.Stop, stopTimeout); err != nil {
 		return err
 	}
 	log.Info("stopped")
 	return nil
-}
-
-// reload takes in what the configuration says now about who may do what. One that cannot be used changes nothing.
-func (t *tool) reload(a *app.App, log *slog.Logger) {
-	loaded, err := t.load()
-	if err == nil {
-		logProblems(log, loaded)
-		err = a.SetAccess(loaded.Config)
-	}
-	if err != nil {
-		log.Error("configuration not taken in: who may do what stays as it was", "error", err)
-		return
-	}
-	log.Info("configuration taken in: who may do what; other keys need a restart", "access_control", loaded.Config.Security.AccessControl.Enabled)
 }
 
 // logProblems logs the warnings of a configuration.
@@ -125,6 +120,12 @@ func newServing(a *app.App) serving {
 	s := serving{PID: os.Getpid(), URL: a.URL(), DataDir: a.DataDir(), Listening: []address{}}
 	for e := range a.Endpoints() {
 		s.Listening = append(s.Listening, newAddress(e))
+	}
+	if b := a.Bridge(); b != nil {
+		for _, url := range b.URLs() {
+			_, host, _ := strings.Cut(url, "://")
+			s.Listening = append(s.Listening, address{"http", host, url})
+		}
 	}
 	return s
 }

@@ -22,14 +22,15 @@ import (
 func (t *tool) serviceVerbs() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "service",
-		Short: "Look at the services",
+		Short: "Look at the services, wait for them, and end them",
 		Example: `  lawnberry service ls
   lawnberry service info navigation
   lawnberry service graph
-  lawnberry service ping safety --count 10`,
+  lawnberry service ping safety --count 10
+  lawnberry service wait navigation safety`,
 	}
 	asGroup(c)
-	c.AddCommand(t.serviceLs(), t.serviceInfo(), t.serviceGraph(), t.servicePing())
+	c.AddCommand(t.serviceLs(), t.serviceInfo(), t.serviceGraph(), t.servicePing(), t.serviceStats(), t.serviceWait(), t.serviceWatch(), t.serviceShutdown())
 	return c
 }
 
@@ -111,10 +112,15 @@ func (t *tool) serviceInfo() *cobra.Command {
 }
 
 func (t *tool) describeService(s serviceInfo) {
-	rows := table{}
+	rows := table{rows: s.about()}
+	rows.write(t.stdout, t.colour(t.stdout))
+}
+
+// about is everything known of the service, name and value.
+func (s *serviceInfo) about() (rows [][]cell) {
 	row := func(name, value string, st style) {
 		if value != "" {
-			rows.add(cell{name, bold}, cell{value, st})
+			rows = append(rows, []cell{{name, bold}, {value, st}})
 		}
 	}
 	row("id", s.ID, plain)
@@ -144,7 +150,7 @@ func (t *tool) describeService(s serviceInfo) {
 	for _, c := range s.Commands {
 		row("command "+c.Name, cmp.Or(c.Description, "-"), plain)
 	}
-	rows.write(t.stdout, t.colour(t.stdout))
+	return rows
 }
 
 func unknownService(id string, found []serviceInfo) error {
@@ -346,7 +352,7 @@ func (t *tool) discover(ctx context.Context, d *dialler, described bool) ([]serv
 	defer cancel()
 	r := newRoll()
 	if err = r.take(ctx, c, cfg.Services.HeartbeatTimeout); err == nil && described {
-		err = r.takeCommands(ctx, c)
+		err = r.takeCommands(ctx, c, "+")
 	}
 	_ = disconnect(c)
 	if err != nil {
@@ -357,9 +363,13 @@ func (t *tool) discover(ctx context.Context, d *dialler, described bool) ([]serv
 
 // A roll collects the status of services.
 type roll struct {
-	changed chan struct{} // holds one when something arrived
+	changed chan struct{}     // holds one when something arrived
+	seen    func(serviceInfo) // called with each status; nil is nobody
+	most    int               // services that are kept; 0 is any number
 
 	mu       sync.Mutex // guards what follows
+	others   int        // statuses of services beyond most
+	since    time.Time  // of the connection; silence from before it is nobody's. Zero counts all silence
 	services map[string]serviceInfo
 	heard    map[string]bool // has spoken since we listen, by id
 	pages    map[string]map[int]service.Commands
@@ -459,9 +469,20 @@ func (r *roll) add(d *client.Delivery) {
 		s.LastSeen = d.Received
 	}
 	r.mu.Lock()
+	if _, known := r.services[s.ID]; !known && r.most > 0 && len(r.services) >= r.most {
+		r.others++
+		r.mu.Unlock()
+		return
+	}
+	if old := r.services[s.ID]; d.Retained && r.heard[s.ID] && old.LastSeen.After(s.LastSeen) {
+		s.LastSeen = old.LastSeen // it comes again after a reconnect, and may be older than heartbeats that were not retained
+	}
 	r.services[s.ID] = s
 	r.heard[s.ID] = r.heard[s.ID] || !d.Retained
 	r.mu.Unlock()
+	if r.seen != nil {
+		r.seen(s)
+	}
 	select {
 	case r.changed <- struct{}{}:
 	default:

@@ -24,6 +24,11 @@ type listening struct {
 	span     time.Duration
 	qos      int
 	noRetain bool
+	retained bool // the same the other way round
+
+	selection
+	// show prints a delivery, and reports whether it did: what it does not print is not counted. nil prints what is selected.
+	show func(d *client.Delivery) (bool, error)
 }
 
 func (t *tool) subVerb() *cobra.Command {
@@ -34,21 +39,43 @@ func (t *tool) subVerb() *cobra.Command {
 		Long: `sub prints what arrives on the topics that match one of the filters: when, on which topic, the type of message, who
 sent it, and the payload; with --json, one object per line. An r marks what was retained before. What breaks the wire
 format is printed too, with the rule that it breaks. -v says when the subscriptions are in place.
-It ends when interrupted, after --count messages, or after --for, and then with code 5 when --count is not reached.`,
+It ends when interrupted, after --count messages, or after --for, and then with code 5 when --count is not reached.
+
+--sender, --type and --priority choose messages by their metadata; what has none is left out then. --field prints nothing but values, with tabs
+between, and nothing for a message that has none of them. A --template sees .Topic, .Payload, .Metadata (Timestamp, ID, Sender, Type, Priority and
+so on), .QoS, .Retained and .Received, and has a function json. --count counts what is printed.`,
 		Example: `  lawnberry sub 'sensors/#' 'system/events/+'
+  lawnberry sub sensors/weather/data --field time --field payload.data.temperature
+  lawnberry sub '#' --type alert --type event --priority high
+  lawnberry sub 'sensors/#' --template '{{.Metadata.Sender}} {{json .Payload.data}}'
   lawnberry sub navigation/position --count 1 --for 5s --json
   lawnberry sub 'absolute:$SYS/#'`,
-		Args:              arguments(1, -1, "FILTER"),
-		RunE:              func(c *cobra.Command, args []string) error { return l.run(c.Context(), t, args) },
+		Args: arguments(1, -1, "FILTER"),
+		RunE: func(c *cobra.Command, args []string) error {
+			if c.Flags().Changed("since-retained") {
+				if l.noRetain && l.retained {
+					return usagef("--since-retained and --no-retained exclude each other")
+				}
+				l.noRetain = !l.retained
+			}
+			return l.run(c.Context(), t, args)
+		},
 		ValidArgsFunction: t.completeTopics(-1),
 	}
-	l.flags(c, 0, "give up, with code 5, when nothing has arrived after this long (default never)")
+	l.ending(c, "messages")
+	l.selection.flags(c)
 	f := c.Flags()
-	f.IntVarP(&l.count, "count", "n", 0, "end after `N` messages")
-	f.DurationVar(&l.span, "for", 0, "end after this long")
 	f.IntVarP(&l.qos, "qos", "q", 2, "highest quality of service to receive with, `0` to 2")
+	f.BoolVar(&l.retained, "since-retained", true, "begin with the messages that were retained before; it does unless told not to")
 	f.BoolVar(&l.noRetain, "no-retained", false, "leave out messages that were retained before")
 	return c
+}
+
+// ending adds the flags that say when to end, and with which broker.
+func (l *listening) ending(c *cobra.Command, what string) {
+	l.dialler.flags(c, 0, "give up, with code 5, when nothing has arrived after this long (default never)")
+	c.Flags().IntVarP(&l.count, "count", "n", 0, "end after `N` "+what)
+	c.Flags().DurationVar(&l.span, "for", 0, "end after this long")
 }
 
 func (l *listening) run(ctx context.Context, t *tool, filters []string) error {
@@ -58,9 +85,18 @@ func (l *listening) run(ctx context.Context, t *tool, filters []string) error {
 	if l.qos < 0 || l.qos > 2 {
 		return usagef("--qos %d: want 0, 1 or 2", l.qos)
 	}
+	if err := l.check(); err != nil {
+		return err
+	}
 	o, _, err := l.options(t)
 	if err != nil {
 		return err
+	}
+	show := l.show
+	if show == nil {
+		if show, err = l.shower(t, o.Logger); err != nil {
+			return err
+		}
 	}
 	for _, f := range filters {
 		if _, err := o.Topics.Resolve(f); err != nil {
@@ -71,8 +107,7 @@ func (l *listening) run(ctx context.Context, t *tool, filters []string) error {
 	if err != nil {
 		return err
 	}
-	p := &messagePrinter{t: t, log: o.Logger, colour: t.colour(t.stdout), max: l.count, full: make(chan struct{}), first: make(chan struct{})}
-	err = l.listen(ctx, c, filters, p)
+	err = l.listen(ctx, c, filters, l.printer(show, o.Logger))
 	if n := c.Stats().Dropped; n > 0 {
 		o.Logger.Warn("messages were dropped: they came faster than the output takes them", "dropped", n)
 	}
@@ -136,16 +171,19 @@ func (l *listening) listen(ctx context.Context, c *client.Client, filters []stri
 
 // A messagePrinter prints deliveries, which come from a goroutine per filter, up to a number of them.
 type messagePrinter struct {
-	t      *tool
-	log    *slog.Logger
-	colour bool
-	max    int           // 0 is no limit
-	first  chan struct{} // closed with the first message
-	full   chan struct{} // closed with the last
+	log   *slog.Logger
+	show  func(d *client.Delivery) (bool, error)
+	max   int           // 0 is no limit
+	first chan struct{} // closed with the first message
+	full  chan struct{} // closed with the last
 
 	mu      sync.Mutex // guards what follows, and the order of the output
 	printed int
 	err     error
+}
+
+func (l *listening) printer(show func(d *client.Delivery) (bool, error), log *slog.Logger) *messagePrinter {
+	return &messagePrinter{log: log, show: show, max: l.count, full: make(chan struct{}), first: make(chan struct{})}
 }
 
 func (p *messagePrinter) print(d *client.Delivery) {
@@ -154,10 +192,9 @@ func (p *messagePrinter) print(d *client.Delivery) {
 	if p.max > 0 && p.printed == p.max || p.err != nil {
 		return
 	}
-	if p.t.json {
-		p.err = writeJSONLine(p.t.stdout, newRecord(d))
-	} else {
-		p.err = p.line(d)
+	var shown bool
+	if shown, p.err = p.show(d); !shown && p.err == nil {
+		return
 	}
 	p.printed++
 	if p.printed == 1 {
@@ -185,23 +222,41 @@ func (p *messagePrinter) missing(d time.Duration) error {
 	return failf(exitTimeout, "no message within %s", d)
 }
 
+// showMessage prints a delivery, for people or as JSON.
+func (t *tool) showMessage(d *client.Delivery) (bool, error) {
+	if t.json {
+		return true, writeJSONLine(t.stdout, newRecord(d))
+	}
+	return true, t.line(d)
+}
+
 // line prints a delivery for people.
-func (p *messagePrinter) line(d *client.Delivery) error {
-	kind, sender, kindStyle := string(d.Message.Metadata.Type), d.Message.Metadata.Sender, cyan
-	switch {
-	case d.Invalid != nil:
-		kind, kindStyle = "invalid", red
-	case d.Message.Raw:
-		kind, kindStyle = "raw", dim
-	}
-	if kind == string(message.TypeAlert) {
-		kindStyle = yellow
-	}
+func (t *tool) line(d *client.Delivery) error {
+	colour := t.colour(t.stdout)
+	kind, body := inWords(d)
 	mark := " "
 	if d.Retained {
 		mark = "r"
 	}
-	body := compact(d.Message.Payload)
+	_, err := fmt.Fprintf(t.stdout, "%s %s %s %s %s %s\n",
+		paint(colour, dim, d.Received.Format("15:04:05.000")), paint(colour, dim, mark),
+		paint(colour, bold, fmt.Sprintf("%-28s", printable(d.Topic))),
+		paint(colour, kind.style, fmt.Sprintf("%-11s", kind.text)), fmt.Sprintf("%-18s", printable(d.Message.Metadata.Sender)), printable(body))
+	return err
+}
+
+// inWords returns what a delivery is, and what is in it.
+func inWords(d *client.Delivery) (kind cell, body string) {
+	kind = cell{string(d.Message.Metadata.Type), cyan}
+	switch {
+	case d.Invalid != nil:
+		kind = cell{"invalid", red}
+	case d.Message.Raw:
+		kind = cell{"raw", dim}
+	case d.Message.Metadata.Type == message.TypeAlert:
+		kind.style = yellow
+	}
+	body = compact(d.Message.Payload)
 	switch {
 	case !utf8.ValidString(body):
 		body = fmt.Sprintf("(%d bytes) %x", len(body), body)
@@ -211,11 +266,7 @@ func (p *messagePrinter) line(d *client.Delivery) error {
 	if d.Invalid != nil {
 		body = d.Invalid.Error() + ": " + body
 	}
-	_, err := fmt.Fprintf(p.t.stdout, "%s %s %s %s %s %s\n",
-		paint(p.colour, dim, d.Received.Format("15:04:05.000")), paint(p.colour, dim, mark),
-		paint(p.colour, bold, fmt.Sprintf("%-28s", printable(d.Topic))),
-		paint(p.colour, kindStyle, fmt.Sprintf("%-11s", kind)), fmt.Sprintf("%-18s", printable(sender)), printable(body))
-	return err
+	return kind, body
 }
 
 // A record is a delivery as JSON.

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -14,13 +15,14 @@ import (
 func (t *tool) topicVerbs() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "topic",
-		Short: "Look at the topics that the mower defines",
+		Short: "Look at the topics that the mower defines, and measure what goes over them",
 		Example: `  lawnberry topic ls 'safety/#'
   lawnberry topic info sensors/gps/data
+  lawnberry topic hz 'sensors/#'
   lawnberry topic docs > topics.md`,
 	}
 	asGroup(c)
-	c.AddCommand(t.topicLs(), t.topicInfo(), t.topicDocs())
+	c.AddCommand(t.topicLs(), t.topicInfo(), t.topicFind(), t.topicDocs(), t.topicMeter(hz()), t.topicMeter(bandwidth()), t.topicMeter(delay()), t.topicClear())
 	return c
 }
 
@@ -35,18 +37,23 @@ func (t *tool) topics() (*topic.Registry, error) {
 
 // A definition is a topic's as JSON.
 type definition struct {
-	Pattern     string `json:"pattern"` // relative to the namespace
-	Topic       string `json:"topic"`   // the pattern in full, or the topic asked for
-	Type        string `json:"type"`
-	Description string `json:"description"`
-	QoS         byte   `json:"qos"`
-	Retained    bool   `json:"retained"`
-	Rate        int    `json:"rate_per_minute"` // per concrete topic; 0 is unlimited
-	Class       string `json:"class"`
+	Pattern     string  `json:"pattern"` // relative to the namespace
+	Topic       string  `json:"topic"`   // the pattern in full, or the topic asked for
+	Type        string  `json:"type"`
+	Description string  `json:"description"`
+	QoS         byte    `json:"qos"`
+	Retained    bool    `json:"retained"`
+	Rate        int     `json:"rate_per_minute"` // per concrete topic; 0 is unlimited
+	Class       string  `json:"class"`
+	Publisher   string  `json:"publisher,omitempty"`
+	Message     string  `json:"message_type,omitempty"` // "" is any
+	Units       string  `json:"units,omitempty"`
+	StaleAfter  float64 `json:"stale_after_s"` // 0 is never
 }
 
 func newDefinition(full string, d topic.Definition) definition {
-	return definition{d.Pattern, full, d.Type, d.Description, d.QoS, d.Retain, d.Rate, d.Class.String()}
+	return definition{d.Pattern, full, d.Type, d.Description, d.QoS, d.Retain, d.Rate, d.Class.String(),
+		d.Publisher, d.Message, d.Units, d.StaleAfter.Seconds()}
 }
 
 func (d definition) retained() string {
@@ -63,11 +70,18 @@ func (d definition) rate() string {
 	return strconv.Itoa(d.Rate)
 }
 
+func (d definition) stale() string {
+	if d.StaleAfter == 0 {
+		return "-"
+	}
+	return time.Duration(d.StaleAfter * float64(time.Second)).String()
+}
+
 func (t *tool) topicLs() *cobra.Command {
 	return &cobra.Command{
 		Use:   "ls [FILTER]",
 		Short: "List the topics",
-		Long:  "ls lists the topics that the mower defines, or those that a filter matches. RATE is in messages per minute and topic.",
+		Long:  "ls lists the topics that the mower defines, or those that a filter matches. RATE is in messages per minute and topic; a last value that is older than STALE is old news.",
 		Example: `  lawnberry topic ls
   lawnberry topic ls 'weather/#' --json`,
 		Args: arguments(0, 1),
@@ -99,9 +113,9 @@ func (t *tool) topicLs() *cobra.Command {
 				_, err := fmt.Fprintln(t.stdout, "no topics")
 				return err
 			}
-			rows := table{header: []string{"TOPIC", "TYPE", "QOS", "RETAINED", "RATE", "CLASS", "DESCRIPTION"}}
+			rows := table{header: []string{"TOPIC", "TYPE", "QOS", "RETAINED", "RATE", "STALE", "CLASS", "DESCRIPTION"}}
 			for _, d := range found {
-				rows.add(text(d.Pattern), text(d.Type), text(fmt.Sprint(d.QoS)), text(d.retained()), text(d.rate()), text(d.Class), text(d.Description))
+				rows.add(text(d.Pattern), text(d.Type), text(fmt.Sprint(d.QoS)), text(d.retained()), text(d.rate()), text(d.stale()), text(d.Class), text(d.Description))
 			}
 			rows.write(t.stdout, t.colour(t.stdout))
 			return nil
@@ -136,12 +150,19 @@ func (t *tool) topicInfo() *cobra.Command {
 			if d.Rate > 0 {
 				rate = d.rate() + " messages per minute"
 			}
+			stale := "never"
+			if d.StaleAfter > 0 {
+				stale = d.stale()
+			}
 			rows := table{}
 			for _, r := range [][2]string{
 				{"topic", d.Topic}, {"pattern", d.Pattern}, {"type", d.Type}, {"description", d.Description},
-				{"qos", fmt.Sprint(d.QoS)}, {"retained", d.retained()}, {"rate", rate}, {"class", d.Class},
+				{"published by", d.Publisher}, {"message type", d.Message}, {"units", d.Units},
+				{"qos", fmt.Sprint(d.QoS)}, {"retained", d.retained()}, {"rate", rate}, {"stale after", stale}, {"class", d.Class},
 			} {
-				rows.add(cell{r[0], bold}, text(r[1]))
+				if r[1] != "" {
+					rows.add(cell{r[0], bold}, text(r[1]))
+				}
 			}
 			rows.write(t.stdout, t.colour(t.stdout))
 			return nil

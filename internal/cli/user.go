@@ -14,12 +14,13 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/lawnberry/lawnberry/broker/mosquitto"
 	"github.com/lawnberry/lawnberry/config"
 	"github.com/lawnberry/lawnberry/internal/identity"
 )
 
 const userLong = `Users are those who may log in to the broker. They are in users.yaml in the data directory, which only its owner may read,
-with argon2id hashes of their passwords. As soon as there is one, the broker asks for a login, unless broker.allow_anonymous is true;
+with argon2id hashes of their passwords, and where broker.engine is mosquitto those that Mosquitto knows as well. As soon as there is one, the broker asks for a login, unless broker.allow_anonymous is true;
 programs of its own user or of root on the socket lawnberry.sock need none. A running broker takes changes in within a second.
 
 A password is typed, or the first line of standard input, or in the environment as LAWNBERRY_PASSWORD; never an argument, which
@@ -37,6 +38,21 @@ func (t *tool) userVerbs() *cobra.Command {
 	asGroup(c)
 	c.AddCommand(t.userAdd(), t.userPasswd(), t.userList(), t.userRemove(), t.userDisable(true), t.userDisable(false))
 	return c
+}
+
+// usesMosquitto reports whether the configuration has Mosquitto for its broker, which needs a hash of its own of each password. A
+// configuration that cannot be read is a matter of other verbs.
+func (t *tool) usesMosquitto() bool {
+	loaded, err := t.load()
+	return err == nil && loaded.Config.Broker.Engine == config.EngineMosquitto
+}
+
+// hashes returns what the users file keeps of a password; verifier is "" when it is not for Mosquitto, so that none of an older password is left.
+func hashes(secret string, forMosquitto bool) (hash, verifier string) {
+	if forMosquitto {
+		verifier = mosquitto.Verifier(secret)
+	}
+	return identity.Hash(secret), verifier
 }
 
 // A newPassword is how a verb gets one.
@@ -128,12 +144,24 @@ admin has the role admin, others have none.
 					return &failure{exitFailed, fmt.Errorf("user %s: %w", name, identity.ErrExists), fmt.Sprintf("change the password with \"lawnberry user passwd %s\"", name)}
 				}
 			}
+			forMosquitto := t.usesMosquitto()
+			if forMosquitto {
+				if err := mosquitto.CheckName(name); err != nil {
+					return usagef("%w", err)
+				}
+			}
 			secret, err := t.password(c.Context(), &password)
 			if err != nil {
 				return err
 			}
 			done := userDone{User: name, Result: "added", Role: role, Password: shown(&password, secret)}
-			return t.editUsers(done, func(b *identity.Book) error { return b.Add(name, role, identity.Hash(secret)) })
+			hash, verifier := hashes(secret, forMosquitto)
+			return t.editUsers(done, func(b *identity.Book) error {
+				if err := b.Add(name, role, hash); err != nil {
+					return err
+				}
+				return b.Change(name, func(u *identity.User) { u.Mosquitto = verifier })
+			})
 		},
 	}
 	c.Flags().StringVar(&role, "role", "", "`ROLE` of the user, such as admin")
@@ -157,9 +185,9 @@ func (t *tool) userPasswd() *cobra.Command {
 				return err
 			}
 			done := userDone{User: args[0], Result: "has a new password", Password: shown(&password, secret)}
-			hash := identity.Hash(secret)
+			hash, verifier := hashes(secret, t.usesMosquitto())
 			return t.editUsers(done, func(b *identity.Book) error {
-				return b.Change(args[0], func(u *identity.User) { u.Hash = hash })
+				return b.Change(args[0], func(u *identity.User) { u.Hash, u.Mosquitto = hash, verifier })
 			})
 		},
 	}

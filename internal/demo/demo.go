@@ -3,8 +3,8 @@
 //
 //	hardware_interface  owns the world: reads its sensors, drives its motors while set points keep coming
 //	sensor_fusion       makes one position out of gyroscope, odometers and satellites
-//	navigation          mows the lawn in stripes, docks, and pauses when told to
-//	safety              stops the mower for people, obstacles, tilt and lost services, and releases it
+//	navigation          mows the lawn in stripes, docks, and pauses when told to; has the lease of the motors
+//	safety              engages the emergency stop for people, obstacles, tilt, lifting and lost services
 //	power               battery, solar panel and consumption; sends the mower home
 //	vision              tells whom the cameras see
 //	weather             the conditions and the forecast
@@ -19,6 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -32,8 +33,16 @@ type Options struct {
 	Seed   uint64         // of everything random; 0 takes one from the clock
 	// Speed is how many simulated seconds the mowing makes in one real second, up to 10; 0 is 1. The sensors keep their
 	// rates in real time, people their pace, and the dead man his.
-	Speed  float64
-	Logger *slog.Logger // nil is discarded
+	Speed float64
+	// Operator lets the demo play the person at the mower too, who releases the emergency stop, at the start and whenever nothing stands
+	// against it any more, and has navigation go on. It must be set only where the hub is the demo's own: an emergency stop that
+	// another keeps is not the demo's to release. Without it Start fails while the emergency stop is engaged, and later the mower stands until
+	// somebody releases it and commands "resume".
+	Operator bool
+	Alone    bool         // nobody walks past the mower
+	Logger   *slog.Logger // nil is discarded
+
+	urls map[string]string // of the broker by service, where it is another than Client's
 }
 
 const (
@@ -77,7 +86,7 @@ type Demo struct {
 	rest     context.CancelFunc
 	sending  context.Context // ends when the command that was begun must end too
 	abandon  context.CancelFunc
-	exercise sync.WaitGroup
+	exercise sync.WaitGroup // commands, and the operator
 
 	stop    sync.Once
 	stopped chan struct{} // closed when Stop has finished
@@ -102,18 +111,27 @@ func Start(ctx context.Context, o Options) (*Demo, error) {
 	d := &Demo{
 		began: time.Now(), log: o.Logger, ledger: newLedger(), world: newWorld(o.Seed, o.Speed), stopped: make(chan struct{}),
 	}
+	if o.Alone {
+		d.world.visits.next = math.Inf(1)
+	}
 	d.resting, d.rest = context.WithCancel(context.Background())
 	d.sending, d.abandon = context.WithCancel(context.Background())
 	if d.observer, err = observe(ctx, o.Client, d.ledger); err != nil {
 		return nil, fmt.Errorf("start the demo: %w", err)
 	}
-	if err = d.startAll(ctx, o); err == nil {
+	if err = d.observer.awaitHub(ctx, o.Operator); err == nil {
+		err = d.startAll(ctx, o)
+	}
+	if err == nil {
 		err = d.observer.awaitHealthy(ctx)
 	}
 	if err == nil {
 		d.observer.watch(true)
-		if err = d.command(ctx, "navigation", "start_mowing", nil); err == nil {
+		if err = d.setGoing(ctx, o.Operator); err == nil {
 			d.exercise.Go(d.exercises)
+			if o.Operator {
+				d.exercise.Go(d.operate)
+			}
 			return d, nil
 		}
 	}
@@ -188,11 +206,15 @@ func (d *Demo) startAll(ctx context.Context, o Options) error {
 
 // command sends a command as anybody on the bus could.
 func (d *Demo) command(ctx context.Context, target, command string, parameters any) error {
+	return d.ask(ctx, target, command, parameters, new(json.RawMessage))
+}
+
+// ask is command with a result.
+func (d *Demo) ask(ctx context.Context, target, command string, parameters, result any) error {
 	ctx, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
 	done := d.ledger.Calling(observerID, target)
-	var result json.RawMessage
-	err := d.observer.client.Call(ctx, target, command, parameters, &result)
+	err := d.observer.client.Call(ctx, target, command, parameters, result)
 	done(err)
 	return err
 }
@@ -284,7 +306,7 @@ func (d *Demo) shutdown(ctx context.Context) error {
 		}
 	}
 	wg.Wait()
-	errs[len(d.nodes)] = d.observer.client.Close(ctx)
+	errs[len(d.nodes)] = d.observer.close(ctx)
 	switch err := errors.Join(errs...); {
 	case err != nil && gone:
 		d.log.Debug("services could not say goodbye", "error", err)
@@ -358,6 +380,7 @@ func (d *Demo) Summary() Summary {
 		Latency:       a.latency.milliseconds(), RoundTrip: a.trips.milliseconds(),
 		Commands: CommandsRun{OK: a.ok, Failed: a.failed},
 		Refused:  a.refused, Duplicates: a.twice,
+		EmergencyStops: d.observer.stops(),
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -17,6 +18,7 @@ import (
 	"github.com/lawnberry/lawnberry/broker"
 	"github.com/lawnberry/lawnberry/client"
 	"github.com/lawnberry/lawnberry/message"
+	estop "github.com/lawnberry/lawnberry/safety"
 	"github.com/lawnberry/lawnberry/service"
 	"github.com/lawnberry/lawnberry/topic"
 )
@@ -42,11 +44,34 @@ func startBroker(t *testing.T) *broker.Broker {
 	return b
 }
 
+// startHub starts the hub of the emergency stop beside a broker.
+func startHub(t *testing.T, b *broker.Broker) *estop.Hub {
+	t.Helper()
+	h, err := estop.StartHub(t.Context(), estop.HubOptions{
+		Client: client.Options{URL: b.URL()}, File: filepath.Join(t.TempDir(), "emergency_stop.json"),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		_ = h.Stop(ctx) // the broker may be gone
+	})
+	return h
+}
+
 // startDemo starts a demo on a broker of its own and a client beside it, as somebody at a terminal would.
 func startDemo(t *testing.T, o Options) (*Demo, *client.Client) {
 	t.Helper()
 	b := startBroker(t)
-	o.Client.URL = b.URL()
+	startHub(t, b)
+	return startDemoOn(t, b, o)
+}
+
+func startDemoOn(t *testing.T, b *broker.Broker, o Options) (*Demo, *client.Client) {
+	t.Helper()
+	o.Client.URL, o.Operator = b.URL(), true
 	o.Logger = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
 	o.Client.Logger = o.Logger
 	d, err := Start(t.Context(), o)
@@ -107,8 +132,8 @@ func TestDemoMowsAndStopsForAPerson(t *testing.T) {
 	d.world.visitNow()
 	await(t, "an alert", func() bool { return strings.HasPrefix(d.Snapshot().LastAlert, "A person is ") })
 	await(t, "navigation is stopped", func() bool { return d.Snapshot().Activity == stopped })
-	await(t, "the motors are held", func() bool { return slices.Equal(d.world.Stops(), []string{"person"}) && d.world.stands() })
-	await(t, "it is released when the person has gone", func() bool { return len(d.world.Stops()) == 0 })
+	await(t, "the mower stands", d.world.stands)
+	await(t, "it is released when the person has gone", func() bool { return !d.Snapshot().Stop.Engaged })
 	await(t, "it goes on", func() bool { return !d.world.stands() && d.Snapshot().Activity == mowing })
 	await(t, "some commands have run", func() bool { return d.Snapshot().CommandsOK > 5 })
 	if v := d.Snapshot(); v.Battery < 50 || v.Position == (Position{}) || v.RatePerSecond <= 0 || v.Published < v.Delivered || v.P50 <= 0 || v.RoundTrip.P50 <= 0 || len(v.Services) != 7 || v.LastAlertAt.IsZero() {
@@ -184,10 +209,11 @@ func TestCommands(t *testing.T) {
 		code, says      string
 	}{
 		{"hardware_interface", "read_sensor", map[string]any{"sensor_id": "lidar"}, "failed", `"lidar"`},
-		{"hardware_interface", "read_sensor", map[string]any{"sensor_id": "lidar"}, "failed", "imu, odometry, gps, ultrasonic, tilt, power, environment"},
+		{"hardware_interface", "read_sensor", map[string]any{"sensor_id": "lidar"}, "failed", "imu, odometry, gps, ultrasonic, tilt, lift, motors, power, environment"},
 		{"hardware_interface", "read_sensor", nil, "bad_parameters", "sensor_id"},
 		{"hardware_interface", "read_sensor", map[string]any{"sensor_id": 7}, "bad_parameters", "sensor_id"},
-		{"hardware_interface", "stop", nil, "bad_parameters", "reason"},
+		{"hardware_interface", "simulate", nil, "bad_parameters", "tilt"},
+		{"hardware_interface", "keep_control", nil, "bad_parameters", "token"},
 		{"navigation", "fly", nil, "unknown_command", "start_mowing"},
 		{"toaster", "ping", nil, "no_such_service", "toaster"},
 	} {
@@ -239,7 +265,8 @@ func TestEverythingOnTheBus(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := Start(t.Context(), Options{Client: client.Options{URL: b.URL()}, Seed: 4})
+	startHub(t, b)
+	d, err := Start(t.Context(), Options{Client: client.Options{URL: b.URL()}, Seed: 4, Operator: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -253,10 +280,12 @@ func TestEverythingOnTheBus(t *testing.T) {
 		"sensors/odometry/data":    {"left", "right"},
 		"sensors/ultrasonic/data":  {"front_left", "front_center", "front_right"},
 		"sensors/tilt/data":        {"roll", "pitch", "tilt"},
+		"sensors/lift/data":        {"lifted"},
+		"sensors/motors/data":      {"linear", "angular", "blade", "driver", "permit"},
 		"sensors/power/data":       {"voltage", "current"},
 		"sensors/environment/data": {"temperature", "humidity", "pressure"},
 		"sensors/fusion/data":      {"x", "y", "heading", "speed", "accuracy"},
-		"navigation/velocity":      {"linear", "angular", "blade"},
+		"navigation/velocity":      {"linear", "angular", "blade", "token"},
 		"navigation/position":      {"x", "y", "latitude", "longitude", "heading", "speed", "accuracy"},
 		"navigation/path":          {"points"},
 		"power/battery":            {"voltage", "current", "level"},
@@ -292,7 +321,7 @@ func TestEverythingOnTheBus(t *testing.T) {
 		}
 		return true
 	})
-	await(t, "the alert is cleared", func() bool { return len(d.world.Stops()) == 0 })
+	await(t, "it is released", func() bool { return !d.Snapshot().Stop.Engaged })
 	stopDemo(t, d)
 
 	mu.Lock()
@@ -331,13 +360,13 @@ func TestLostServiceStopsTheMower(t *testing.T) {
 	if err := c.Call(t.Context(), "vision", "shutdown", nil, nil); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "the motors are held", func() bool { return slices.Contains(d.world.Stops(), "service_vision") && d.world.stands() })
+	await(t, "the mower stands", func() bool { return d.Snapshot().Stop.Engaged && d.world.stands() })
 	await(t, "the view says why", func() bool {
 		v := d.Snapshot()
 		return v.Activity == stopped && strings.HasPrefix(v.LastAlert, "The service vision is ")
 	})
 	var command *client.CommandError
-	if err := c.Call(t.Context(), "navigation", "start_mowing", nil, nil); !errors.As(err, &command) || !strings.Contains(err.Error(), "service_vision") {
+	if err := c.Call(t.Context(), "navigation", "start_mowing", nil, nil); !errors.As(err, &command) || command.Code != client.CodeRefused || !strings.Contains(err.Error(), "vision") {
 		t.Errorf("start_mowing: %v", err)
 	}
 	stopDemo(t, d)
@@ -360,13 +389,13 @@ func TestNoSafetyNoMowing(t *testing.T) {
 	if err := c.Call(t.Context(), "safety", "shutdown", nil, nil); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "navigation stops", func() bool { return d.Snapshot().Activity == stopped && d.world.stands() })
-	if err := c.Call(t.Context(), "navigation", "start_mowing", nil, nil); err == nil || !strings.Contains(err.Error(), safetyAway) {
+	await(t, "the mower stands", func() bool { return d.Snapshot().Activity == paused && d.world.stands() })
+	if err := c.Call(t.Context(), "navigation", "start_mowing", nil, nil); err == nil || !strings.Contains(err.Error(), "safety is ") {
 		t.Errorf("start_mowing: %v", err)
 	}
 }
 
-func TestDeadManWhenNavigationLeaves(t *testing.T) {
+func TestStandsWhenNavigationLeaves(t *testing.T) {
 	t.Parallel()
 	d, c := startDemo(t, Options{Seed: 6})
 	d.world.visitNever()
@@ -379,9 +408,9 @@ func TestDeadManWhenNavigationLeaves(t *testing.T) {
 	if err := c.Call(t.Context(), "navigation", "shutdown", nil, nil); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "the mower stands", d.world.stands)
-	if stops := d.world.Stops(); len(stops) != 0 {
-		t.Errorf("it was held for %v instead", stops)
+	await(t, "the mower stands", func() bool { return d.world.stands() && d.Snapshot().Stop.Driver == "" })
+	if v := d.Snapshot(); v.Stop.Engaged {
+		t.Errorf("it was stopped otherwise: %+v", v.Stop)
 	}
 }
 
@@ -403,7 +432,8 @@ func TestLossIsSeen(t *testing.T) {
 func TestStopWithoutABroker(t *testing.T) {
 	t.Parallel()
 	b := startBroker(t)
-	d, err := Start(t.Context(), Options{Client: client.Options{URL: b.URL()}, Seed: 8})
+	startHub(t, b)
+	d, err := Start(t.Context(), Options{Client: client.Options{URL: b.URL()}, Seed: 8, Operator: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -441,6 +471,7 @@ func TestStartSaysWhatFailed(t *testing.T) {
 	})
 	t.Run("one service", func(t *testing.T) {
 		b := startBroker(t)
+		startHub(t, b)
 		// It cannot reach the broker, whichever comes last.
 		var mu sync.Mutex
 		connections := 0
@@ -457,7 +488,7 @@ func TestStartSaysWhatFailed(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		_, err := Start(ctx, Options{Client: client.Options{Dial: dial}})
+		_, err := Start(ctx, Options{Client: client.Options{Dial: dial}, Operator: true})
 		if err == nil || !slices.ContainsFunc(serviceIDs[:], func(id string) bool { return strings.Contains(err.Error(), "service "+id) }) {
 			t.Errorf("the error does not name the service: %v", err)
 		}
@@ -470,53 +501,18 @@ func TestStartSaysWhatFailed(t *testing.T) {
 	}
 }
 
-func TestSetPointsThatAreRefused(t *testing.T) {
-	delivery := func(age time.Duration, linear float64) *client.Delivery {
-		m, err := message.NewSensorData("navigation", message.SensorData{SensorType: "velocity", Data: setPoint{Linear: linear}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		m.Metadata.Timestamp -= age.Seconds()
-		return &client.Delivery{Topic: velocityTopic, Message: m}
-	}
-	retained := delivery(0, 0.4)
-	retained.Retained = true
-	broken := delivery(0, 0.4)
-	broken.Message.Payload = json.RawMessage(`{"sensor_type":"velocity","data":{"linear":"fast"}}`)
-	for _, test := range []struct {
-		name string
-		in   []*client.Delivery
-		want float64 // m/s that the motors should make
-	}{
-		{"fresh", []*client.Delivery{delivery(0, 0.4)}, 0.4},
-		{"too old", []*client.Delivery{delivery(deadMan+50*time.Millisecond, 0.4)}, 0},
-		{"retained", []*client.Delivery{retained}, 0},
-		{"broken", []*client.Delivery{broken}, 0},
-		{"overtaken", []*client.Delivery{delivery(0, 0.1), delivery(100*time.Millisecond, 0.4)}, 0.1},
-		{"in order", []*client.Delivery{delivery(100*time.Millisecond, 0.4), delivery(0, 0.1)}, 0.1},
-	} {
-		h := &hardware{world: newWorld(1, 1)}
-		for _, d := range test.in {
-			h.drive(d)
-		}
-		if h.world.wantV != test.want {
-			t.Errorf("%s: the motors should make %v m/s, want %v", test.name, h.world.wantV, test.want)
-		}
-	}
-}
-
 func TestSummaryJSON(t *testing.T) {
 	all := make([]ServiceView, 0, len(serviceIDs))
 	for _, id := range serviceIDs {
 		all = append(all, ServiceView{id, typeOf(id), "healthy"})
 	}
-	s := Summary{Services: all[:1], Published: 3, Delivered: 2, Lost: 1, RatePerSecond: 1.5, Latency: LatencyMS{0.1, 0.2, 0.3}, Commands: CommandsRun{4, 5}}
+	s := Summary{Services: all[:1], Published: 3, Delivered: 2, Lost: 1, RatePerSecond: 1.5, Latency: LatencyMS{0.1, 0.2, 0.3}, Commands: CommandsRun{4, 5}, EmergencyStops: EmergencyStops{2, 1, 210.5}}
 	got, err := json.Marshal(s)
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := `{"services":[{"id":"hardware_interface","type":"hardware","state":"healthy"}],"published":3,"delivered":2,"lost":1,"rate_per_s":1.5,` +
-		`"latency_ms":{"p50":0.1,"p99":0.2,"max":0.3},"round_trip_ms":{"p50":0,"p99":0,"max":0},"commands":{"ok":4,"failed":5}}`
+		`"latency_ms":{"p50":0.1,"p99":0.2,"max":0.3},"round_trip_ms":{"p50":0,"p99":0,"max":0},"commands":{"ok":4,"failed":5},"emergency_stops":{"engaged":2,"stopped":1,"slowest_ms":210.5}}`
 	if string(got) != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
@@ -547,7 +543,7 @@ func TestRatesCoverWhatIsSent(t *testing.T) {
 	for name, hz := range map[string]float64{
 		"sensors/gps/data": 5, "sensors/imu/data": 10, "sensors/odometry/data": 10, "sensors/ultrasonic/data": 10, "sensors/tilt/data": 5,
 		"sensors/power/data": 2, "sensors/environment/data": 0.2, "sensors/fusion/data": 10, "navigation/velocity": 10, "navigation/position": 2,
-		"vision/detections": 5, "system/services/power/status": 0.2, "navigation/status": 0.5, "power/battery": 0.25, "weather/current": 0.1,
+		"vision/detections": 5, "sensors/lift/data": 10, "sensors/motors/data": 2, "system/services/power/status": 0.2, "navigation/status": 0.5, "power/battery": 0.25, "weather/current": 0.1,
 	} {
 		def, ok := r.Lookup(name)
 		if !ok || def.Rate != 0 && float64(def.Rate) < 60*hz {
@@ -571,5 +567,26 @@ func TestRatesCoverWhatIsSent(t *testing.T) {
 	}
 	if def, ok := own.Lookup(velocityTopic); !ok || def.Retain {
 		t.Errorf("the set points are unknown or retained: %v %+v", ok, def)
+	}
+}
+
+// What the demo publishes again and again comes at least twice in the time after which the registry has it stale.
+func TestPeriodsAreFresh(t *testing.T) {
+	t.Parallel()
+	r, err := topics(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	periods := map[string]time.Duration{
+		"navigation/position": positionEvery * sensorPeriod, "vision/detections": emptyEvery * framePeriod, "vision/frame_analysis": analysisEvery * framePeriod,
+		"system/services/power/status": heartbeat,
+	}
+	for _, s := range sensors() {
+		periods["sensors/"+s.id+"/data"] = sensorPeriod * time.Duration(s.every)
+	}
+	for name, period := range periods {
+		if d, ok := r.Lookup(name); !ok || d.StaleAfter < 2*period {
+			t.Errorf("%s is stale after %v, and comes every %v", name, d.StaleAfter, period)
+		}
 	}
 }

@@ -14,8 +14,8 @@ import (
 // receives that id on that topic. What the service package composes itself (events, alerts, responses) has an id that the
 // publisher never learns: of those the ledger counts, per sender and topic, how many were sent and how many different ones
 // arrived. A command itself is delivered when its response came back. Not counted, because they are not the demo's own
-// publications: what the service package announces by itself (status, heartbeats), commands of others and their
-// responses, and the empty messages that clear a retained alert. QoS 0 (vision/frame_analysis) is counted like the rest:
+// publications: what the packages service and safety say by themselves (status, heartbeats, the lease of the motors, reports and
+// questions about the emergency stop), commands of others and their responses, and the empty messages that clear a retained alert. QoS 0 (vision/frame_analysis) is counted like the rest:
 // on one host nothing excuses its loss.
 //
 // A publication that was refused counts as published, so it is lost unless it arrived all the same.

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 )
 
 // Activities of the mower, as navigation reports them.
@@ -14,7 +13,7 @@ const (
 	mowing   = "mowing"
 	paused   = "paused"
 	docking  = "docking" // on the way to the dock
-	stopped  = "stopped" // held for safety; what it did before goes on when it is released
+	stopped  = "stopped" // the emergency stop is engaged
 )
 
 // A mission is what navigation knows and decides: the route, how much of it is done, and what the mower should do now.
@@ -30,9 +29,10 @@ type mission struct {
 
 	doing      string // docked, mowing, paused or docking
 	before     string // what was paused: mowing or docking
+	cut        string // what interrupted it, "" when somebody has paused it
 	waiting    bool   // goes home for the battery's sake, and mows on when it is charged
-	holds      map[string]struct{}
-	arrivedAgo int // poses seen since the dock should have been reached
+	engaged    bool   // the emergency stop
+	arrivedAgo int    // poses seen since the dock should have been reached
 
 	// As far as power has reported.
 	contact  bool
@@ -45,7 +45,7 @@ type mission struct {
 func newMission(delay float64) *mission {
 	m := &mission{
 		route: mowingRoute(), follower: follower{delay: delay},
-		doing: docked, holds: map[string]struct{}{},
+		doing:   docked,
 		contact: true, battery: 100 * batteryAtStart, at: dockPose,
 	}
 	for _, l := range m.route {
@@ -59,7 +59,7 @@ func newMission(delay float64) *mission {
 // activity is what to report.
 func (m *mission) activity() string {
 	switch {
-	case len(m.holds) > 0 && m.doing != docked:
+	case m.engaged && m.doing != docked:
 		return stopped
 	case m.doing == docked && m.charging:
 		return charging
@@ -72,9 +72,6 @@ func (m *mission) areaDone() float64 { return min(1, (m.done+m.current)/m.total)
 
 // StartMowing begins, or goes on, with the lawn; a finished lawn is begun again.
 func (m *mission) StartMowing() error {
-	if err := m.held(); err != nil {
-		return err
-	}
 	switch {
 	case m.doing == mowing:
 		return nil
@@ -120,17 +117,28 @@ func (m *mission) Pause() error {
 	case docked:
 		return errors.New("the mower is in the dock: there is nothing to pause")
 	case paused:
+		m.cut = "" // now somebody wants it
 		return nil
 	}
 	m.before, m.doing = m.doing, paused
 	return nil
 }
 
+// Interrupt stops where it is because control of the motors was lost; it takes another command to go on.
+func (m *mission) Interrupt(why string) {
+	if m.drives() {
+		m.before, m.doing, m.cut = m.doing, paused, why
+	}
+}
+
+// drives reports whether it moves the mower, for which it needs control of the motors.
+func (m *mission) drives() bool { return m.doing == mowing || m.doing == docking }
+
+// due reports whether it would mow again after having charged: see StartMowing.
+func (m *mission) due() bool { return m.doing == docked && m.waiting && m.battery >= batteryEnough }
+
 // Resume goes on with what was paused.
 func (m *mission) Resume() error {
-	if err := m.held(); err != nil {
-		return err
-	}
 	if m.doing != paused {
 		return fmt.Errorf("the mower is %s: nothing is paused", m.activity())
 	}
@@ -143,9 +151,6 @@ func (m *mission) Dock() error {
 	if m.doing == docked || m.doing == docking {
 		m.waiting = false
 		return nil
-	}
-	if err := m.held(); err != nil {
-		return err
 	}
 	m.waiting = false
 	m.goHome()
@@ -168,30 +173,8 @@ func (m *mission) goHome() {
 }
 
 func (m *mission) set(doing string) {
-	m.doing = doing
+	m.doing, m.cut = doing, ""
 	m.follower.begin()
-}
-
-// Hold keeps the mower where it is for a reason of safety's; Release takes the reason away. What the mower did goes on
-// when the last reason is gone.
-func (m *mission) Hold(reason string)    { m.holds[reason] = struct{}{} }
-func (m *mission) Release(reason string) { delete(m.holds, reason) }
-
-// holding returns the reasons for which the mower is held, sorted.
-func (m *mission) holding() []string {
-	reasons := make([]string, 0, len(m.holds))
-	for r := range m.holds {
-		reasons = append(reasons, r)
-	}
-	slices.Sort(reasons)
-	return reasons
-}
-
-func (m *mission) held() error {
-	if len(m.holds) > 0 {
-		return fmt.Errorf("the mower is held for safety (%s): wait until it is released", strings.Join(m.holding(), ", "))
-	}
-	return nil
 }
 
 // A setPoint is what the motors should do.
@@ -199,21 +182,16 @@ type setPoint struct {
 	Linear  float64 `json:"linear"`  // m/s
 	Angular float64 `json:"angular"` // rad/s, positive turns left
 	Blade   bool    `json:"blade"`
+	Token   string  `json:"token"` // of the lease of who sends it
 }
 
 // drive decides, from a new estimate of the pose, what to do until the next one comes. moving is false when no set point
 // should be sent at all, so that the motors stop by themselves.
 func (m *mission) drive(p pose) (s setPoint, moving bool) {
 	m.at = p
-	if len(m.holds) > 0 {
-		return setPoint{}, false
-	}
-	switch {
-	case m.doing == mowing && m.battery < batteryLow:
+	if m.doing == mowing && m.battery < batteryLow {
 		m.waiting = true
 		m.goHome()
-	case m.doing == docked && m.waiting && m.battery >= batteryEnough:
-		m.mow()
 	}
 	switch m.doing {
 	case mowing:

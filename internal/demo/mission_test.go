@@ -10,8 +10,9 @@ import (
 func TestMissionCommands(t *testing.T) {
 	type act = func(m *mission) error
 	start, pause, resume, dock := (*mission).StartMowing, (*mission).Pause, (*mission).Resume, (*mission).Dock
-	hold := func(m *mission) error { m.Hold("person"); return nil }
-	release := func(m *mission) error { m.Release("person"); return nil }
+	cut := func(m *mission) error { m.Interrupt("no control"); return nil }
+	engage := func(m *mission) error { m.engaged = true; m.Interrupt("emergency stop"); return nil }
+	release := func(m *mission) error { m.engaged = false; return nil }
 	battery := func(percent float64) act {
 		return func(m *mission) error { m.battery = percent; return nil }
 	}
@@ -35,14 +36,17 @@ func TestMissionCommands(t *testing.T) {
 		{"pause on the way home", []act{start, dock, pause, resume}, docking, ""},
 		{"start on the way home", []act{start, dock, start}, mowing, ""},
 		{"start from a paused way home", []act{start, dock, pause, start}, mowing, ""},
-		{"held", []act{start, hold}, stopped, ""},
-		{"released", []act{start, hold, release}, mowing, ""},
-		{"held in the dock", []act{hold}, docked, ""},
-		{"start when held", []act{hold, start}, docked, "held for safety (person)"},
-		{"resume when held", []act{start, pause, hold, resume}, stopped, "held for safety"},
-		{"dock when held", []act{start, hold, dock}, stopped, "held for safety"},
-		{"pause when held, then released", []act{start, hold, pause, release}, paused, ""},
-		{"release does not start", []act{hold, release}, docked, ""},
+		{"interrupted", []act{start, cut}, paused, ""},
+		{"interrupted and resumed", []act{start, cut, resume}, mowing, ""},
+		{"interrupted on the way home", []act{start, dock, cut, resume}, docking, ""},
+		{"interrupted in the dock", []act{cut}, docked, ""},
+		{"engaged", []act{start, engage}, stopped, ""},
+		{"engaged in the dock", []act{engage}, docked, ""},
+		{"released", []act{start, engage, release}, paused, ""},
+		{"released and resumed", []act{start, engage, release, resume}, mowing, ""},
+		{"paused, engaged, released", []act{start, pause, engage, release}, paused, ""},
+		{"engaged, paused, released", []act{start, engage, pause, release}, paused, ""},
+		{"release does not start", []act{engage, release}, docked, ""},
 		{"start with a low battery", []act{battery(15), start}, docked, "the battery is at 15 %"},
 	} {
 		m := newMission(0.1)
@@ -72,15 +76,22 @@ func TestOnlyWorkMoves(t *testing.T) {
 	check("docked", false)
 	_ = m.StartMowing()
 	check("mowing", true)
-	m.Hold("person")
-	check("held", false)
-	m.Release("person")
-	check("released", true)
+	m.Interrupt("person")
+	check("interrupted", false)
+	if m.cut != "person" {
+		t.Errorf("interrupted by %q", m.cut)
+	}
+	_ = m.Resume()
+	check("resumed", true)
+	if m.cut != "" {
+		t.Errorf("resumed, but interrupted by %q", m.cut)
+	}
 	_ = m.Pause()
+	m.Interrupt("person")
 	check("paused", false)
-	m.Hold("person")
-	m.Release("person")
-	check("paused, held and released", false)
+	if m.cut != "" {
+		t.Errorf("what was paused was interrupted by %q", m.cut)
+	}
 }
 
 func TestGoesOnWhereItLeftOff(t *testing.T) {

@@ -8,7 +8,9 @@ import (
 	"time"
 
 	"github.com/lawnberry/lawnberry/client"
+	"github.com/lawnberry/lawnberry/loglevel"
 	"github.com/lawnberry/lawnberry/message"
+	estop "github.com/lawnberry/lawnberry/safety"
 	"github.com/lawnberry/lawnberry/service"
 )
 
@@ -28,6 +30,7 @@ type role interface {
 type node struct {
 	*service.Service
 	id     string
+	role   role
 	ledger *ledger
 	log    *slog.Logger
 	began  time.Time
@@ -38,8 +41,9 @@ type node struct {
 	abandon context.CancelFunc
 	work    sync.WaitGroup
 
-	mu       sync.Mutex // guards the field below
+	mu       sync.Mutex // guards the fields below
 	warnedAt time.Time  // when a failure was last logged
+	last     []func(ctx context.Context)
 }
 
 const (
@@ -49,12 +53,20 @@ const (
 
 // startNode starts a service and returns when it is healthy and works.
 func startNode(ctx context.Context, id string, r role, o Options, l *ledger) (*node, error) {
-	n := &node{id: id, ledger: l, log: o.Logger.With("service", id), began: time.Now()}
+	n := &node{id: id, role: r, ledger: l, began: time.Now()}
 	n.working, n.rest = context.WithCancel(context.Background())
 	n.sending, n.abandon = context.WithCancel(context.Background())
+	level := new(slog.LevelVar)
+	level.Set(lowest(o.Logger))
+	levels := loglevel.New(level)
+	o.Logger = slog.New(levels.Handler(o.Logger.Handler()))
+	n.log = o.Logger.With("service", id)
 	co := o.Client
 	co.CleanStart = true // nothing from before this demo
-	_, err := service.Start(ctx, service.Options{
+	if url := o.urls[id]; url != "" {
+		co.URL = url
+	}
+	so := service.Options{
 		ID: id, Type: typeOf(id), Version: version,
 		Client:           co,
 		Dependencies:     r.needs(),
@@ -63,18 +75,32 @@ func startNode(ctx context.Context, id string, r role, o Options, l *ledger) (*n
 		Health:           r.health,
 		Metadata:         map[string]any{"simulated": true},
 		Logger:           o.Logger,
+		LogLevels:        levels,
 		Setup: func(ctx context.Context, s *service.Service) error {
 			n.Service = s
-			s.OnShutdown(n.quiet) // also when the shutdown command asks for it: the demo goes on, and safety sees it
+			s.OnShutdown(n.leave) // also when the shutdown command asks for it: the demo goes on, and safety sees it
 			return r.setup(ctx, n)
 		},
-	})
-	if err != nil {
-		n.quiet(ctx)
+	}
+	if id == "hardware_interface" || id == "safety" { // their silence has to be noticed at once, and a dead link too
+		so.Safety, so.Heartbeat, so.HeartbeatTimeout = true, 0, 0
+	}
+	if _, err := service.Start(ctx, so); err != nil {
+		n.leave(ctx)
 		return nil, err
 	}
 	r.begin(n)
 	return n, nil
+}
+
+// lowest returns the lowest level that a log takes.
+func lowest(log *slog.Logger) slog.Level {
+	for _, l := range []slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn, slog.LevelError} {
+		if log.Enabled(context.Background(), l) {
+			return l
+		}
+	}
+	return slog.LevelError + 1
 }
 
 // quiet ends the node's own work: nothing new begins, and what was begun is waited for until ctx ends. The service stays.
@@ -85,6 +111,39 @@ func (n *node) quiet(ctx context.Context) {
 	n.work.Wait()
 	stop()
 	n.abandon()
+}
+
+// leave is quiet, and ends what was to be ended before the service goes.
+func (n *node) leave(ctx context.Context) {
+	n.quiet(ctx)
+	n.mu.Lock()
+	last := n.last
+	n.last = nil
+	n.mu.Unlock()
+	for i := len(last) - 1; i >= 0; i-- {
+		last[i](ctx)
+	}
+}
+
+// atEnd has f called when the service has ended its work and is about to leave, those of later calls first.
+func (n *node) atEnd(f func(ctx context.Context)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.last = append(n.last, f)
+}
+
+// openLatch opens the latch of the service, until it leaves.
+func (n *node) openLatch(ctx context.Context) (*estop.Latch, error) {
+	l, err := estop.OpenLatch(ctx, n.Client(), estop.LatchOptions{Logger: n.log})
+	if err != nil {
+		return nil, err
+	}
+	n.atEnd(func(ctx context.Context) {
+		if err := l.Close(ctx); err != nil {
+			n.log.Debug("the latch was not closed cleanly", "error", err)
+		}
+	})
+	return l, nil
 }
 
 // every calls f at once and then each period, late or never when f takes longer, until the node rests.
@@ -206,19 +265,6 @@ func (n *node) clear(kind string) {
 	if err := n.ClearAlert(ctx, kind); err != nil {
 		n.refused("an alert was not cleared", kind, err)
 	}
-}
-
-// call sends a command to another service of the demo.
-func (n *node) call(target, command string, parameters, result any) error {
-	ctx, cancel := context.WithTimeout(n.sending, callTime)
-	defer cancel()
-	done := n.ledger.Calling(n.id, target)
-	err := n.Call(ctx, target, command, parameters, result)
-	done(err)
-	if err != nil {
-		n.complain("a command failed", target+" "+command, err)
-	}
-	return err
 }
 
 func (n *node) refused(what, which string, err error) {

@@ -3,6 +3,7 @@ package demo
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/lawnberry/lawnberry/client"
 	"github.com/lawnberry/lawnberry/message"
+	estop "github.com/lawnberry/lawnberry/safety"
 	"github.com/lawnberry/lawnberry/service"
 )
 
@@ -21,6 +23,7 @@ import (
 type observer struct {
 	ledger *ledger
 	client *client.Client
+	latch  *estop.Latch
 
 	mu       sync.Mutex // guards everything below
 	states   map[string]service.State
@@ -33,12 +36,17 @@ type observer struct {
 	battery  batteryData
 	powered  bool // the state of the battery has come
 	activity string
+	cut      string // why the mission was interrupted
 	areaDone float64
 	alert    string
 	alertAt  time.Time
+	stop     stopWatch
 }
 
-const observerID = "demo"
+const (
+	observerID = "demo"
+	hubTime    = 10 * time.Second // that the hub of the emergency stop has to answer
+)
 
 // everything is what the observer subscribes to.
 func everything() []string {
@@ -68,7 +76,35 @@ func observe(ctx context.Context, o client.Options, l *ledger) (*observer, error
 			return nil, fmt.Errorf("watch %s: %w", filter, err)
 		}
 	}
+	if b.latch, err = estop.OpenLatch(ctx, c, estop.LatchOptions{Logger: o.Logger}); err != nil {
+		_ = c.Close(ctx)
+		return nil, err
+	}
+	b.latch.OnChange(func(s estop.State) {
+		now := time.Now()
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.stop.turn(s, now)
+	})
 	return b, nil
+}
+
+// close ends the observer.
+func (b *observer) close(ctx context.Context) error {
+	return errors.Join(b.latch.Close(ctx), b.client.Close(ctx))
+}
+
+// awaitHub waits until the hub has told the state of the emergency stop, which must be released unless the demo may release it.
+func (b *observer) awaitHub(ctx context.Context, mayRelease bool) error {
+	ctx, cancel := context.WithTimeout(ctx, hubTime)
+	defer cancel()
+	if err := b.latch.Settle(ctx); err != nil {
+		return fmt.Errorf("the state of the emergency stop is not known: the broker needs its hub, which lawnberry serve has: %w", err)
+	}
+	if s := b.latch.State(); s.Engaged && !mayRelease {
+		return fmt.Errorf("the emergency stop is engaged: %s (%s): release it with lawnberry estop release --sequence %d", s.Reason, s.By, s.Sequence)
+	}
+	return nil
 }
 
 // arrived takes note of one message. Subscriptions call it concurrently.
@@ -109,7 +145,7 @@ func (b *observer) learn(d *client.Delivery) {
 		var details navigationDetails
 		if json.Unmarshal(p.Details, &details) == nil {
 			b.mu.Lock()
-			b.activity, b.areaDone = p.Status, details.AreaDone
+			b.activity, b.cut, b.areaDone = p.Status, details.Interrupted, details.AreaDone
 			b.mu.Unlock()
 		}
 	case t == "power/battery":
@@ -122,6 +158,12 @@ func (b *observer) learn(d *client.Delivery) {
 			}
 			b.mu.Unlock()
 		}
+	case t == "sensors/motors/data" && !d.Retained:
+		if r, err := message.SensorOf[motorReading](d.Message); err == nil {
+			b.mu.Lock()
+			b.stop.read(r, d.Message.Metadata.Time())
+			b.mu.Unlock()
+		}
 	case strings.HasPrefix(t, "safety/alerts/") && !d.Retained:
 		if p, err := message.Payload[message.Alert](d.Message); err == nil {
 			b.mu.Lock()
@@ -129,6 +171,13 @@ func (b *observer) learn(d *client.Delivery) {
 			b.mu.Unlock()
 		}
 	}
+}
+
+// interrupted reports whether the mission waits for somebody to have it go on.
+func (b *observer) interrupted() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.cut != ""
 }
 
 // states from best to worst, as the summary judges them.
@@ -212,6 +261,13 @@ func (b *observer) view(v *View) {
 	v.Position, v.Activity, v.AreaDone = b.position, b.activity, b.areaDone
 	v.Battery, v.Charging = b.battery.Level, b.battery.Charging
 	v.LastAlert, v.LastAlertAt = b.alert, b.alertAt
+	v.Stop = b.stop.view()
+}
+
+func (b *observer) stops() EmergencyStops {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.stop.total
 }
 
 // judged returns the services with the worst state of each.

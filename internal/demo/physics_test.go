@@ -50,7 +50,7 @@ func TestDeadMan(t *testing.T) {
 	}
 }
 
-func TestStopAndRelease(t *testing.T) {
+func TestStop(t *testing.T) {
 	w := newWorld(1, 1)
 	drive := func() {
 		for range 30 {
@@ -59,32 +59,51 @@ func TestStopAndRelease(t *testing.T) {
 		}
 	}
 	drive()
-	w.Stop("person")
-	w.Stop("tilt")
-	w.Drive(0.5, 0.3, true) // comes too late
+	if m := w.Motors(); !m.Wheels || m.Blade != 1 || m.Linear < 0.4 || m.Stood != 0 {
+		t.Errorf("driven, the motors say %+v", m)
+	}
+	w.Stop() // the last set point is fresh, and counts no more
 	w.Advance(250 * time.Millisecond)
 	if _, v, turn := w.truth(); v != 0 || turn != 0 {
 		t.Fatalf("a quarter of a second after Stop it moves with %.2f m/s, %.2f rad/s", v, turn)
 	}
-	drive()
-	if _, v, _ := w.truth(); v != 0 {
-		t.Fatal("it drives although it is stopped")
-	}
-	if !w.Release("person") || w.Release("person") || w.Release("nothing") {
-		t.Error("Release must tell whether the reason was there")
-	}
-	drive()
-	if _, v, _ := w.truth(); v != 0 || !slices.Equal(w.Stops(), []string{"tilt"}) {
-		t.Fatalf("one of two reasons is released and it moves with %.2f m/s, held by %v", v, w.Stops())
-	}
-	w.Release("tilt") // the last set point is fresh, and does not count any more
-	w.Advance(400 * time.Millisecond)
-	if _, v, turn := w.truth(); v != 0 || turn != 0 || w.blade > 0 {
-		t.Fatalf("Release alone set it going: %.2f m/s, %.2f rad/s, blade %.2f", v, turn, w.blade)
+	w.Advance(300 * time.Millisecond)
+	if m := w.Motors(); m.Wheels || m.Blade != 0 || m.Stood < 0.3 || m.Stood > 0.4 {
+		t.Fatalf("half a second after Stop the motors say %+v", m)
 	}
 	drive()
 	if _, v, _ := w.truth(); v < 0.4 {
-		t.Errorf("released and driven it makes only %.2f m/s", v)
+		t.Errorf("driven again it makes only %.2f m/s", v)
+	}
+}
+
+func TestSimulatedMishaps(t *testing.T) {
+	w := newWorld(1, 1)
+	drive := func() {
+		for range 20 {
+			w.Drive(-0.3, 0, false)
+			w.Advance(50 * time.Millisecond)
+		}
+	}
+	w.Tilt(30)
+	if r := w.Read(); r.Tilt.Tilt < 25 || r.IMU.Orientation.Roll < 20 || r.Lift.Lifted {
+		t.Errorf("leaning: %+v", r)
+	}
+	w.Tilt(0)
+	w.Lift(true)
+	before, _, _ := w.truth()
+	drive()
+	if after, v, _ := w.truth(); after != before || v == 0 || !w.Read().Lift.Lifted || w.Read().Tilt.Tilt > 10 {
+		t.Errorf("lifted it went from %v to %v with the wheels at %.2f m/s: %+v", before, after, v, w.Read())
+	}
+	w.Lift(false)
+	drive()
+	if after, _, _ := w.truth(); after == before || w.Read().Lift.Lifted {
+		t.Error("on the ground again it does not move")
+	}
+	w.Visit()
+	if c := (&camera{world: w}); len(c.Look().Objects) != 1 {
+		t.Error("nobody came")
 	}
 }
 
@@ -104,11 +123,12 @@ func (r *rig) holdForPeople(c *camera) (near bool) {
 	}
 	switch {
 	case near && !r.paused:
-		r.world.Stop("person")
-		r.mission.Hold("person")
+		r.world.Stop()
+		r.mission.Interrupt("person")
 	case !near && r.paused:
-		r.world.Release("person")
-		r.mission.Release("person")
+		if err := r.mission.Resume(); err != nil {
+			r.t.Fatal(err)
+		}
 	}
 	r.paused = near
 	return near

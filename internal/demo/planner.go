@@ -31,6 +31,11 @@ func (l leg) progress(p point) (along, aside float64) {
 	return dx*ux + dy*uy, dy*ux - dx*uy
 }
 
+// lawnBoundary is the outline of the lawn, counter-clockwise.
+func lawnBoundary() []point {
+	return []point{{0, 0}, {lawnWidth, 0}, {lawnWidth, lawnHeight}, {0, lawnHeight}}
+}
+
 const stripeOverlap = 0.05 // m that a stripe cuts again of its neighbour
 
 // mowingRoute covers the lawn: one lap along its edge, then stripes from west to east and back, with a U-turn of two

@@ -25,6 +25,7 @@ func Rates() map[string]int {
 	for _, s := range sensors() {
 		rates["sensors/"+s.id+"/data"] = perMinute(sensorPeriod * time.Duration(s.every))
 	}
+	rates["sensors/motors/data"] *= 4 // also when they begin to turn, and when they stand
 	return rates
 }
 

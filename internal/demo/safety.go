@@ -9,25 +9,28 @@ import (
 
 	"github.com/lawnberry/lawnberry/client"
 	"github.com/lawnberry/lawnberry/message"
+	estop "github.com/lawnberry/lawnberry/safety"
 	"github.com/lawnberry/lawnberry/service"
 )
 
-// Safety is safety: it stops the mower while there is a hazard, and releases it when the hazard is over: the motors at
-// hardware_interface, and the mission at navigation, which goes on with what it did. It never sets anything going itself.
+// Safety is safety: it engages the emergency stop when there is a hazard, and has it not released before the hazard is over. It never
+// releases it itself, nor sets anything going.
 type safety struct {
-	mu        sync.Mutex // guards everything below
-	node      *node
-	frameAt   time.Time // when vision last published a frame, zero before the first
-	person    object    // the nearest one in the last frame with one in range
-	near      bool      // a person is, or was until clearFrames ago
-	clear     int       // frames without a person in range since then
-	tilt      float64   // degrees
-	tilted    bool
-	obstacle  float64 // m
-	blocked   bool
-	healthy   map[string]bool // watched services that have been healthy once
-	lost      map[string]service.State
-	responses map[string]*response // by reason
+	mu       sync.Mutex // guards everything below
+	node     *node
+	latch    *estop.Latch
+	frameAt  time.Time // when vision last published a frame, zero before the first
+	person   object    // the nearest one in the last frame with one in range
+	near     bool      // a person is, or was until clearFrames ago
+	clear    int       // frames without a person in range since then
+	tilt     float64   // degrees
+	tilted   bool
+	lifted   bool
+	obstacle float64 // m
+	blocked  bool
+	healthy  map[string]bool // watched services that have been healthy once
+	lost     map[string]service.State
+	told     map[string]hazard // by reason, what the others know; of the goroutine that acts alone
 
 	changed latest[struct{}]
 }
@@ -41,25 +44,16 @@ type hazard struct {
 	details  map[string]any
 }
 
-// A response is what was done about a hazard so far.
-type response struct {
-	stopped, held, told bool
-	over                bool      // it is being undone
-	tried               time.Time // when stop or release was last tried, zero since over changed
-	hazard              hazard
-}
-
 type safetyAnswer struct {
 	Clear   bool     `json:"clear"`
 	Hazards []hazard `json:"hazards"`
 }
 
 const (
-	clearFrames   = 3               // without a person in range before the mower is released
+	clearFrames   = 3               // without a person in range before the person counts as gone
 	framePatience = 6 * time.Second // without a frame before the mower is stopped: vision sends one every two
-	tiltLimit     = 25.0            // degrees; released 5 below
-	obstacleLimit = 0.25            // m; released 0.1 beyond
-	retryAfter    = time.Second     // when stop or hold failed
+	tiltLimit     = 25.0            // degrees; over 5 below
+	obstacleLimit = 0.25            // m; over 0.1 beyond
 	checkPeriod   = 250 * time.Millisecond
 )
 
@@ -70,11 +64,11 @@ func watched() []string {
 
 func newSafety() *safety {
 	return &safety{
-		obstacle:  ultrasonicRange,
-		healthy:   map[string]bool{},
-		lost:      map[string]service.State{},
-		responses: map[string]*response{},
-		changed:   newLatest[struct{}](),
+		obstacle: ultrasonicRange,
+		healthy:  map[string]bool{},
+		lost:     map[string]service.State{},
+		told:     map[string]hazard{},
+		changed:  newLatest[struct{}](),
 	}
 }
 
@@ -90,11 +84,21 @@ func (s *safety) setup(ctx context.Context, n *node) error {
 		hazards := s.hazardsLocked(time.Now())
 		return safetyAnswer{Clear: len(hazards) == 0, Hazards: hazards}, nil
 	}, service.Description("Tells whether the mower may move, and what stands against it."), service.Repeatable())
+	var err error
+	if s.latch, err = n.openLatch(ctx); err != nil {
+		return err
+	}
+	n.atEnd(func(context.Context) { // nobody watches any more, which is reason enough; and the mower of the demo is gone soon
+		for reason := range s.told {
+			s.latch.ClearHazard(reason)
+		}
+	})
 	n.OnService(s.service)
 	for filter, h := range map[string]func(*client.Delivery){
 		"vision/detections":       s.frame,
 		"sensors/ultrasonic/data": s.ultrasonic,
 		"sensors/tilt/data":       s.tilting,
+		"sensors/lift/data":       s.lifting,
 	} {
 		if err := n.on(ctx, filter, h); err != nil {
 			return err
@@ -167,6 +171,19 @@ func (s *safety) tilting(d *client.Delivery) {
 	}
 }
 
+func (s *safety) lifting(d *client.Delivery) {
+	r, err := message.SensorOf[liftReading](d.Message)
+	if err != nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r.Lifted != s.lifted {
+		s.lifted = r.Lifted
+		s.wakeLocked()
+	}
+}
+
 // service takes note of the services that come and go. It may not have been told that one became healthy, when that was
 // before it listened; but then the old state says so.
 func (s *safety) service(i service.Info, old service.State) {
@@ -189,6 +206,9 @@ func (s *safety) service(i service.Info, old service.State) {
 // hazardsLocked returns the hazards there are now, sorted by reason.
 func (s *safety) hazardsLocked(now time.Time) []hazard {
 	hazards := []hazard{}
+	if s.lifted {
+		hazards = append(hazards, hazard{"lifted", "critical", "The wheels are off the ground", "lifted", map[string]any{}})
+	}
 	if s.blocked {
 		hazards = append(hazards, hazard{"obstacle", "warning", fmt.Sprintf("Something is %.2f m ahead", s.obstacle),
 			"obstacle_detected", map[string]any{"distance": s.obstacle}})
@@ -236,69 +256,38 @@ func (s *safety) begin(n *node) {
 	})
 }
 
-// act responds to what has changed. It runs in one goroutine, which alone uses responses.
+// act responds to what has changed: it stops the mower first, and tells about it then. It runs in one goroutine.
 func (s *safety) act() {
-	now := time.Now()
 	s.mu.Lock()
-	hazards := s.hazardsLocked(now)
+	hazards := s.hazardsLocked(time.Now())
 	s.mu.Unlock()
 	for _, h := range hazards {
-		r := s.responses[h.Reason]
-		if r == nil {
-			r = &response{hazard: h}
-			s.responses[h.Reason] = r
+		if _, known := s.told[h.Reason]; known {
+			continue
 		}
-		s.engage(r, now)
+		s.told[h.Reason] = h
+		s.engage(h)
 	}
-	for reason, r := range s.responses {
-		if !slices.ContainsFunc(hazards, func(h hazard) bool { return h.Reason == reason }) && s.release(r, now) {
-			delete(s.responses, reason)
+	for reason, h := range s.told {
+		if slices.ContainsFunc(hazards, func(h hazard) bool { return h.Reason == reason }) {
+			continue
 		}
+		delete(s.told, reason)
+		s.latch.ClearHazard(reason)
+		s.tell(h, false)
+		s.node.clear(h.alert)
 	}
 }
 
-// engage stops the mower first and tells about it then. What fails is tried again.
-func (s *safety) engage(r *response, now time.Time) {
-	if r.over {
-		r.over, r.tried = false, time.Time{}
+func (s *safety) engage(h hazard) {
+	s.node.ledger.Counting(s.node.id, "safety/emergency_stop")
+	ctx, cancel := context.WithTimeout(s.node.sending, sendTime)
+	defer cancel()
+	if err := s.latch.SetHazard(ctx, h.Reason, h.Text); err != nil {
+		s.node.complain("an emergency stop was not sent, it is said again", h.Reason, err)
 	}
-	if now.Sub(r.tried) >= retryAfter && !(r.stopped && r.held) {
-		r.tried = now
-		r.stopped = r.stopped || s.order("hardware_interface", "stop", r.hazard.Reason)
-		r.held = r.held || s.order("navigation", "hold", r.hazard.Reason)
-	}
-	if !r.told {
-		r.told = true
-		s.tell(r.hazard, true)
-		s.node.alert(r.hazard.alert, r.hazard.Severity, r.hazard.Text, r.hazard.details)
-	}
-}
-
-// release undoes it, in the same order, so that the motors listen again before navigation goes on; done when all of it is.
-func (s *safety) release(r *response, now time.Time) (done bool) {
-	if !r.over {
-		r.over, r.tried = true, time.Time{}
-	}
-	if now.Sub(r.tried) >= retryAfter {
-		r.tried = now
-		r.stopped = r.stopped && !s.order("hardware_interface", "release", r.hazard.Reason)
-		r.held = r.held && !s.order("navigation", "release", r.hazard.Reason)
-	}
-	if r.stopped || r.held {
-		return false
-	}
-	s.tell(r.hazard, false)
-	s.node.clear(r.hazard.alert)
-	return true
-}
-
-// order sends a command with a reason; ok when it was obeyed. A service that is offline cannot obey, and its motors stand
-// by the dead man.
-func (s *safety) order(target, command, reason string) (ok bool) {
-	if i, known := s.node.Service.Service(target); !known || i.State == service.Offline || i.State == service.ShuttingDown {
-		return false
-	}
-	return s.node.call(target, command, holdQuery{reason}, nil) == nil
+	s.tell(h, true)
+	s.node.alert(h.alert, h.Severity, h.Text, h.details)
 }
 
 // tell publishes that a hazard began, or is over.

@@ -41,6 +41,9 @@ func TestHazards(t *testing.T) {
 	lean := func(deg float64) act {
 		return func(s *safety) { s.tilting(reading(tiltReading{Tilt: deg})) }
 	}
+	lift := func(up bool) act {
+		return func(s *safety) { s.lifting(reading(liftReading{up})) }
+	}
 	state := func(id string, state service.State) act {
 		return func(s *safety) { s.service(service.Info{ID: id, State: state}, "") }
 	}
@@ -69,6 +72,8 @@ func TestHazards(t *testing.T) {
 		{"tilt", []act{lean(26)}, "tilt "},
 		{"tilt nearly over", []act{lean(26), lean(22)}, "tilt "},
 		{"tilt over", []act{lean(26), lean(19)}, ""},
+		{"lifted", []act{lift(true)}, "lifted "},
+		{"put down", []act{lift(true), lift(false)}, ""},
 		{"service not there yet", []act{state("navigation", service.Starting), state("vision", service.Offline)}, ""},
 		{"service lost", []act{state("navigation", service.Healthy), state("navigation", service.Offline)}, "service_navigation "},
 		{"service lost that was healthy before", []act{turned("vision", service.Healthy, service.ShuttingDown)}, "service_vision "},
@@ -109,6 +114,7 @@ func TestMalformedReadingsAreNoHazard(t *testing.T) {
 	s.frame(d)
 	s.ultrasonic(d)
 	s.tilting(d)
+	s.lifting(d)
 	if got := s.reasons(time.Now()); got != "" || !s.frameAt.IsZero() {
 		t.Errorf("hazards %q, frame at %v", got, s.frameAt)
 	}

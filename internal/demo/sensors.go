@@ -80,6 +80,19 @@ type (
 		Pitch float64 `json:"pitch"` // degrees
 		Tilt  float64 `json:"tilt"`  // degrees from upright
 	}
+	liftReading struct {
+		Lifted bool `json:"lifted"` // the wheels are off the ground
+	}
+	motorReading struct {
+		Linear  float64 `json:"linear"`    // m/s
+		Angular float64 `json:"angular"`   // rad/s
+		Blade   float64 `json:"blade"`     // of its full speed, 0 to 1
+		Wheels  bool    `json:"wheels"`    // they turn
+		Stood   float64 `json:"stood_for"` // s for which the wheels stand, 0 while they turn
+		Driver  string  `json:"driver"`    // who has control, "" when nobody has
+		Permit  bool    `json:"permit"`    // they may turn
+		Cause   string  `json:"cause"`     // why they may not
+	}
 	powerReading struct {
 		Voltage     float64 `json:"voltage"`         // V at the battery
 		Current     float64 `json:"current"`         // A, positive when it charges
@@ -113,6 +126,8 @@ type readings struct {
 	Odometry    odometryReading
 	Ultrasonic  ultrasonicReading
 	Tilt        tiltReading
+	Lift        liftReading
+	Motors      motorReading
 	Power       powerReading
 	Environment environmentReading
 }
@@ -125,6 +140,7 @@ func (w *world) Read() readings {
 
 	latitude, longitude := geographic(point{w.at.X + noise(gpsSpread), w.at.Y + noise(gpsSpread)})
 	roll, pitch := w.ground()
+	roll += w.leaning
 	temperature := w.sky.temperature()
 	solarAmps := w.battery.solar / solarVoltage
 	return readings{
@@ -146,6 +162,8 @@ func (w *world) Read() readings {
 		Odometry:   odometryReading{Left: round(w.leftWheel, 4), Right: round(w.rightWheel, 4), Speed: round(w.v, 3)},
 		Ultrasonic: w.ultrasonic(noise),
 		Tilt:       tiltReading{Roll: round(roll, 2), Pitch: round(pitch, 2), Tilt: round(math.Hypot(roll, pitch)+math.Abs(noise(0.1)), 2)},
+		Lift:       liftReading{Lifted: w.lifted},
+		Motors:     w.motors(),
 		Power: powerReading{
 			Voltage: round(w.battery.voltage()+noise(0.01), 2), Current: round(w.battery.current+noise(0.02), 2),
 			Charge: round(100*w.battery.level(), 2), Temperature: round(temperature+w.battery.heat, 1),
@@ -158,6 +176,21 @@ func (w *world) Read() readings {
 			Pressure: round(w.sky.pressure+noise(0.1), 1), Light: round(w.sky.sun()*110, 0), Rain: w.sky.rain > 0.1,
 		},
 	}
+}
+
+// Motors reads what the motors do.
+func (w *world) Motors() motorReading {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.motors()
+}
+
+func (w *world) motors() motorReading {
+	r := motorReading{Linear: round(w.v, 3), Angular: round(w.w, 3), Blade: round(w.blade, 2), Wheels: w.stood < 0}
+	if !r.Wheels {
+		r.Stood = round(w.real-w.stood, 3)
+	}
+	return r
 }
 
 // ground is how the lawn slopes under the mower, as it faces: roll and pitch in degrees.

@@ -26,8 +26,26 @@ type View struct {
 	Charging bool
 	AreaDone float64 // of the lawn, 0 to 1
 
+	Stop StopView
+
 	LastAlert   string    // text of the last alert, "" when there was none
 	LastAlertAt time.Time // when it arrived
+}
+
+// StopView is the emergency stop, and what became of the motors.
+type StopView struct {
+	Engaged    bool      // also while it is not known
+	Reason, By string    // why it is engaged and who has engaged it; By is "" while it is not known
+	Since      time.Time // when it was engaged or released
+
+	Known  bool   // the motors have reported
+	Wheels bool   // they turn
+	Blade  bool   // it turns
+	Driver string // who has control of the motors, "" when nobody has
+	Cause  string // why they may not turn, "" when they may
+
+	Engagements uint64        // while the demo ran
+	Last        time.Duration // from the publication of the last one that met turning wheels until they stood; 0 before the first
 }
 
 // ServiceView is one line of the list of services.
@@ -63,6 +81,8 @@ type Summary struct {
 	Latency       LatencyMS   `json:"latency_ms"`
 	RoundTrip     LatencyMS   `json:"round_trip_ms"`
 	Commands      CommandsRun `json:"commands"`
+	// EmergencyStops tells of those that were engaged while the demo ran. They are no fault of it.
+	EmergencyStops EmergencyStops `json:"emergency_stops"`
 	// Refused counts, within Lost and elsewhere, publications that returned an error; each was logged.
 	Refused uint64 `json:"refused,omitempty"`
 	// Duplicates counts deliveries of a message that had been delivered already. QoS 1 allows them; they are not in Delivered.
@@ -74,6 +94,15 @@ type LatencyMS struct {
 	P50 float64 `json:"p50"`
 	P99 float64 `json:"p99"`
 	Max float64 `json:"max"`
+}
+
+// EmergencyStops counts engagements of the emergency stop.
+type EmergencyStops struct {
+	Engaged uint64 `json:"engaged"`
+	// Stopped are those that met turning wheels, and SlowestMS is the longest time from the publication of one of them until the
+	// wheels stood, ms. Most of it is braking: 0.2 s from full speed.
+	Stopped   uint64  `json:"stopped"`
+	SlowestMS float64 `json:"slowest_ms"`
 }
 
 // CommandsRun counts the commands that the demo sent, by outcome.

@@ -3,7 +3,6 @@ package demo
 import (
 	"math"
 	"math/rand/v2"
-	"slices"
 	"sync"
 	"time"
 )
@@ -59,12 +58,17 @@ type world struct {
 	v, w                  float64 // actual speed, m/s, and turn rate, rad/s
 	wantV, wantW          float64 // set point
 	wantBlade             bool
-	setAt                 float64             // real time of the last set point
-	stops                 map[string]struct{} // reasons that hold the motors
-	blade                 float64             // speed of the blade, 0 to 1
-	slip                  float64             // turn rate that the ground adds, rad/s
-	leftWheel, rightWheel float64             // odometers, m
-	gyroYaw               float64             // what the inertial unit has integrated, rad
+	setAt                 float64 // real time of the last set point
+	braking               bool    // Stop was called since
+	stood                 float64 // real time since which the wheels stand, -1 while they turn
+	blade                 float64 // speed of the blade, 0 to 1
+	slip                  float64 // turn rate that the ground adds, rad/s
+	leftWheel, rightWheel float64 // odometers, m
+	gyroYaw               float64 // what the inertial unit has integrated, rad
+
+	// What somebody has simulated: see Tilt and Lift.
+	leaning float64 // degrees
+	lifted  bool
 
 	cut      []bool // per cell
 	cutCells int
@@ -83,7 +87,6 @@ func newWorld(seed uint64, speed float64) *world {
 		speed: speed,
 		at:    dockPose,
 		setAt: math.Inf(-1),
-		stops: map[string]struct{}{},
 		cut:   make([]bool, cells(lawnWidth)*cells(lawnHeight)),
 
 		battery: newBattery(),
@@ -101,43 +104,36 @@ func (w *world) Drive(v, turn float64, blade bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.wantV, w.wantW, w.wantBlade = v, turn, blade
-	w.setAt = w.real
+	w.setAt, w.braking = w.real, false
 }
 
-// Stop brakes at once and holds motors and blade for a reason, until each reason is released.
-func (w *world) Stop(reason string) {
+// Stop brakes at once, and the blade too: the last set point counts no more. The next one drives again.
+func (w *world) Stop() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.stops[reason] = struct{}{}
+	w.wantV, w.wantW, w.wantBlade, w.braking = 0, 0, false, true
+	w.setAt = math.Inf(-1)
 }
 
-// Release takes a reason away and reports whether it was there. It starts nothing: the set points from before count
-// no longer, a new one must come.
-func (w *world) Release(reason string) bool {
+// Tilt leans the mower to a side by so many degrees, as a bank that it drives along would.
+func (w *world) Tilt(degrees float64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	_, held := w.stops[reason]
-	delete(w.stops, reason)
-	if held {
-		w.setAt = math.Inf(-1)
-	}
-	return held
+	w.leaning = degrees
 }
 
-// Stops returns the reasons that hold the motors, sorted.
-func (w *world) Stops() []string {
+// Lift takes the wheels off the ground, or puts them back to where they were.
+func (w *world) Lift(up bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.stopsLocked()
+	w.lifted = up
 }
 
-func (w *world) stopsLocked() []string {
-	reasons := make([]string, 0, len(w.stops))
-	for r := range w.stops {
-		reasons = append(reasons, r)
-	}
-	slices.Sort(reasons)
-	return reasons
+// Visit lets a person walk past the mower now.
+func (w *world) Visit() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.visits.come(w.real, w.soon())
 }
 
 // Advance lets d of real time pass. After a pause of the whole process it makes up for maxGap only.
@@ -166,7 +162,7 @@ func (w *world) tick() {
 // drive moves the machine.
 func (w *world) drive() {
 	wantV, wantW, accel, spinAccel := w.wantV, w.wantW, maxAccel, maxSpinAccel
-	if len(w.stops) > 0 {
+	if w.braking {
 		wantV, wantW, accel, spinAccel = 0, 0, hardBrake, hardSpin
 	} else if w.real-w.setAt > deadMan.Seconds() {
 		wantV, wantW = 0, 0
@@ -179,16 +175,26 @@ func (w *world) drive() {
 	w.v = approach(w.v, wantV, accel*step)
 	w.w = approach(w.w, wantW, spinAccel*step)
 
+	if w.v != 0 || w.w != 0 {
+		w.stood = -1
+	} else if w.stood < 0 {
+		w.stood = w.real
+	}
+
 	// Grass gives way: a turn rate of its own that wanders with a time constant of two seconds, only while driving.
 	w.slip += -w.slip*step/2 + 0.012*math.Sqrt(step)*w.physics.NormFloat64()
 	turn := w.w
 	if w.moving() {
 		turn += w.slip * math.Abs(w.v)
 	}
-	middle := w.at.Heading + turn*step/2
-	w.at.X += w.v * math.Cos(middle) * step
-	w.at.Y += w.v * math.Sin(middle) * step
-	w.at.Heading = wrap(w.at.Heading + turn*step)
+	if w.lifted { // the wheels turn in the air
+		turn = 0
+	} else {
+		middle := w.at.Heading + turn*step/2
+		w.at.X += w.v * math.Cos(middle) * step
+		w.at.Y += w.v * math.Sin(middle) * step
+		w.at.Heading = wrap(w.at.Heading + turn*step)
+	}
 
 	// The odometers see the wheels, not the ground, and no two wheels are alike.
 	w.leftWheel += (w.v - w.w*trackWidth/2) * step * 1.004
@@ -227,7 +233,7 @@ func (w *world) mow() {
 }
 
 func (w *world) bladeWanted() bool {
-	return w.wantBlade && len(w.stops) == 0 && w.real-w.setAt <= deadMan.Seconds()
+	return w.wantBlade && !w.braking && w.real-w.setAt <= deadMan.Seconds()
 }
 
 func (w *world) moving() bool { return math.Abs(w.v) > 0.01 || math.Abs(w.w) > 0.02 }

@@ -45,6 +45,11 @@ func (r *rig) tick() {
 	}
 	r.ticks++
 	r.mission.contact, r.mission.charging, r.mission.battery = seen.Power.Docked, seen.Power.Charging, seen.Power.Charge
+	if r.mission.due() {
+		if err := r.mission.StartMowing(); err != nil {
+			r.t.Fatal(err)
+		}
+	}
 	if s, moving := r.mission.drive(r.filter.at); moving {
 		r.world.Drive(s.Linear, s.Angular, s.Blade)
 	}

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/lawnberry/lawnberry/internal/owner"
 )
 
 const (
@@ -163,6 +165,9 @@ func parse(text []byte) (*Book, error) {
 		if _, err := parseDigest(u.Hash); err != nil {
 			return nil, fmt.Errorf("user %s: the hash %w", u.Name, err)
 		}
+		if len(u.Mosquitto) > maxVerifier {
+			return nil, fmt.Errorf("user %s: the password for Mosquitto is longer than %d bytes", u.Name, maxVerifier)
+		}
 	}
 	return b, nil
 }
@@ -170,7 +175,7 @@ func parse(text []byte) (*Book, error) {
 // Edit reads the users of a data directory, which it makes when missing, calls change, and writes them unless that fails. The file is
 // replaced as a whole and is on the disk when Edit returns. Another Edit, of any process, waits.
 func Edit(dir string, change func(*Book) error) (err error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := owner.MkdirAll(dir); err != nil {
 		return fmt.Errorf("users: %w", err)
 	}
 	unlock, err := lock(filepath.Join(dir, lockName))
@@ -212,7 +217,7 @@ func replace(path string, text []byte) error {
 		return err
 	}
 	defer os.Remove(f.Name()) // nothing once it is renamed
-	err = inherit(f, dir)
+	err = owner.Inherit(f, dir)
 	if err == nil {
 		_, err = f.Write(text)
 	}

@@ -18,6 +18,4 @@ func lock(path string) (unlock func(), err error) {
 
 func checkAccess(string, fs.FileInfo) error { return nil }
 
-func inherit(*os.File, string) error { return nil }
-
 func syncDir(*os.File) error { return nil }

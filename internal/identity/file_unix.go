@@ -7,8 +7,11 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"syscall"
 	"time"
+
+	"github.com/lawnberry/lawnberry/internal/owner"
 )
 
 // lockPatience is how long Edit waits for another to finish.
@@ -16,7 +19,7 @@ const lockPatience = 5 * time.Second
 
 // lock takes the lock file until unlock is called or the process ends.
 func lock(path string) (unlock func(), err error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := openLock(path)
 	if err != nil {
 		return nil, err
 	}
@@ -32,6 +35,22 @@ func lock(path string) (unlock func(), err error) {
 	}
 }
 
+// openLock opens the lock file, or makes it. The directory may be another's than root's, who calls this: a link that was put there is not followed, and
+// only what is new is given to the directory's owner, who shall not be kept out by root's having been first.
+func openLock(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return os.OpenFile(path, os.O_RDWR|syscall.O_NOFOLLOW, 0)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := owner.Inherit(f, filepath.Dir(path)); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
 // checkAccess refuses a file that others may read or change.
 func checkAccess(path string, info fs.FileInfo) error {
 	if !info.Mode().IsRegular() {
@@ -42,21 +61,6 @@ func checkAccess(path string, info fs.FileInfo) error {
 	}
 	if s, ok := info.Sys().(*syscall.Stat_t); ok && s.Uid != 0 && int(s.Uid) != os.Geteuid() && os.Geteuid() != 0 {
 		return fmt.Errorf("users: %s belongs to user id %d: chown %d %s", path, s.Uid, os.Geteuid(), path)
-	}
-	return nil
-}
-
-// inherit gives a file of root's to the owner of its directory, who runs the broker.
-func inherit(f *os.File, dir string) error {
-	if os.Geteuid() != 0 {
-		return nil
-	}
-	info, err := os.Stat(dir)
-	if err != nil {
-		return err
-	}
-	if s, ok := info.Sys().(*syscall.Stat_t); ok && s.Uid != 0 {
-		return f.Chown(int(s.Uid), int(s.Gid))
 	}
 	return nil
 }

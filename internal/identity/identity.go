@@ -33,12 +33,15 @@ const Admin = "admin"
 
 // A User may log in.
 type User struct {
-	Name     string    `yaml:"name"`
-	Role     string    `yaml:"role,omitempty"`
-	Hash     string    `yaml:"hash"` // of the password, in PHC string format
-	Disabled bool      `yaml:"disabled,omitempty"`
-	Created  time.Time `yaml:"created"`
-	Changed  time.Time `yaml:"changed"`
+	Name string `yaml:"name"`
+	Role string `yaml:"role,omitempty"`
+	Hash string `yaml:"hash"` // of the password, in PHC string format
+	// Mosquitto is what a Mosquitto as the broker checks the password with, in its own format; "" without. It is made with Hash, as both need
+	// the password, and easier to guess at, so only where that is the broker.
+	Mosquitto string    `yaml:"mosquitto,omitempty"`
+	Disabled  bool      `yaml:"disabled,omitempty"`
+	Created   time.Time `yaml:"created"`
+	Changed   time.Time `yaml:"changed"`
 }
 
 // What a login is refused with, beside a *LockedError.
@@ -61,6 +64,7 @@ const (
 	maxName     = 64   // bytes
 	minPassword = 8    // characters
 	maxPassword = 1024 // bytes
+	maxVerifier = 256  // bytes, of User.Mosquitto
 )
 
 // CheckName says why a text cannot be a user's name: it may become a level of a topic.

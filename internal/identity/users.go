@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -95,6 +96,15 @@ func (u *Users) Role(name string) string {
 		return e.Role
 	}
 	return ""
+}
+
+// All returns all users, in the order of their names, with that of Options, who has no hash.
+func (u *Users) All() (all []User) {
+	for _, e := range *u.known.Load() {
+		all = append(all, e.User)
+	}
+	slices.SortFunc(all, func(a, b User) int { return strings.Compare(a.Name, b.Name) })
+	return all
 }
 
 // Refused returns how many logins were refused unseen: because of failures before them, or because there were too many at once.

@@ -18,6 +18,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/lawnberry/lawnberry/internal/owner"
 )
 
 // An Authority signs certificates. Its methods may be called concurrently, also by several processes.
@@ -33,7 +35,7 @@ var ErrNoAuthority = errors.New("there is no certificate authority")
 // Create makes an authority in dir, which is made when missing, for its owner's eyes only. It is an fs.ErrExist when there is one
 // already, unless force is set: then everything that the old one has signed is worth nothing.
 func Create(dir, name string, force bool) (*Authority, error) {
-	if err := os.MkdirAll(filepath.Join(dir, issuedDir), 0o700); err != nil {
+	if err := owner.MkdirAll(filepath.Join(dir, issuedDir)); err != nil {
 		return nil, err
 	}
 	if err := os.Chmod(dir, 0o700); err != nil {

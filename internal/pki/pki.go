@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/lawnberry/lawnberry/internal/owner"
 )
 
 // How long what is issued is valid, unless somebody asks for less or more. A certificate never outlives its authority.
@@ -22,6 +24,8 @@ const (
 	CertificateValidity = 365 * 24 * time.Hour
 	// WarnBefore is how long before its end a certificate is complained about.
 	WarnBefore = 14 * 24 * time.Hour
+	// DueWithin is how long before its end a certificate is to be renewed: well before anybody complains.
+	DueWithin = 2 * WarnBefore
 	// backdated is how far before its issue a certificate is valid, as clocks differ.
 	backdated = time.Hour
 )
@@ -85,7 +89,10 @@ func writeFiles(files ...content) (err error) {
 			return err
 		}
 		temporary = append(temporary, f.Name())
-		_, err = f.Write(c.data)
+		err = owner.Inherit(f, dir)
+		if err == nil {
+			_, err = f.Write(c.data)
+		}
 		err = errors.Join(err, f.Chmod(c.mode), f.Sync(), f.Close())
 		if err != nil {
 			return err

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"time"
+
+	"github.com/lawnberry/lawnberry/internal/owner"
 )
 
 const (
@@ -111,6 +113,9 @@ func Create(path string, k *Key) error {
 	}
 	if err != nil {
 		return fmt.Errorf("key file: %w", err)
+	}
+	if err := owner.Inherit(f, filepath.Dir(path)); err != nil {
+		return errors.Join(fmt.Errorf("key file: %w", err), f.Close())
 	}
 	return finish(f, append([]byte(heading), line...))
 }

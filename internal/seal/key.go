@@ -24,7 +24,7 @@ const keySize = 32 // bytes, of every algorithm
 type Key struct {
 	ID        string
 	Algorithm string
-	Identity  string // whose key it is: only messages of that sender may be signed with it; "" is anybody's
+	Identity  string // whose key it is: only messages of that sender may be signed with it, see Ring.SignsFor; "" is anybody's
 	Created   time.Time
 	Active    time.Time // from when on it signs and encrypts; it verifies and decrypts at once
 

@@ -4,6 +4,8 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -131,6 +133,20 @@ func (r *Ring) Verify(sig Signature, s *Subject) (identity string, err error) {
 		return "", ErrSignature
 	}
 	return k.Identity, nil
+}
+
+// SignsFor reports whether the keys of an identity sign for a sender: for itself, and for further clients of its own, whose names begin with it
+// and a hyphen. Where a key here is that sender's, or has a longer identity that its name begins with in that way, it is another's.
+func (r *Ring) SignsFor(identity, sender string) bool {
+	if sender == identity {
+		return true
+	}
+	if !strings.HasPrefix(sender, identity+"-") {
+		return false
+	}
+	return !slices.ContainsFunc(r.keys.Load().all, func(k *Key) bool {
+		return len(k.Identity) > len(identity) && (k.Identity == sender || strings.HasPrefix(sender, k.Identity+"-"))
+	})
 }
 
 // Seal encrypts plain, a payload for topic, with the newest active key; ErrNoKey without one, ErrExhausted when this process has

@@ -3,6 +3,7 @@ package store
 import (
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,8 +19,9 @@ type guard struct {
 	mode Sync
 	died atomic.Pointer[error]
 
-	// Pebble panics, holding locks, when it cannot begin a new log. So once it is open, what fails at a log or at the directory
-	// ends the instance, which refuses every commit from then on, and Pebble is told that it succeeded.
+	// Pebble panics, holding locks, when it cannot begin a new log, and what it knows of its tables is wrong when it cannot write its
+	// manifest: the next flush may panic then. So once it is open, what fails at a vital file or at the directory ends the instance,
+	// which refuses every commit from then on and removes nothing any more, and Pebble is told that it succeeded.
 	opened atomic.Bool
 	failed func(error) // ends the instance
 
@@ -82,15 +84,23 @@ func (g *guard) hide(err error) error {
 	return nil
 }
 
-// newLog returns what the new log is written to: f, or, when there is none for err, a file in memory that nobody reads.
-func (g *guard) newLog(name string, f vfs.File, err error) (vfs.File, error) {
-	if !strings.HasSuffix(name, ".log") || err == nil || g.hide(err) != nil {
+// isLog and isVital tell the files by their names: a log, and what Pebble cannot do without (a log, the manifest, the marker that names it).
+func isLog(name string) bool { return strings.HasSuffix(name, ".log") }
+
+func isVital(name string) bool {
+	base := filepath.Base(name)
+	return isLog(base) || strings.HasPrefix(base, "MANIFEST-") || strings.HasPrefix(base, "marker.")
+}
+
+// instead returns what a new file is written to: f, or, when there is none for err and it is vital, a file in memory that nobody reads.
+func (g *guard) instead(name string, f vfs.File, err error) (vfs.File, error) {
+	if !isVital(name) || err == nil || g.hide(err) != nil {
 		return f, err
 	}
 	if f, err = vfs.NewMem().Create("lost", vfs.WriteCategoryUnspecified); err != nil {
 		return nil, err
 	}
-	return &guardFile{File: f, guard: g, log: true}, nil
+	return &guardFile{File: f, guard: g, log: isLog(name), vital: true}, nil
 }
 
 func (g *guard) made(name string, f vfs.File, err error) (vfs.File, error) {
@@ -103,7 +113,7 @@ func (g *guard) made(name string, f vfs.File, err error) (vfs.File, error) {
 			return nil, err
 		}
 	}
-	return &guardFile{File: f, guard: g, log: strings.HasSuffix(name, ".log")}, nil
+	return &guardFile{File: f, guard: g, log: isLog(name), vital: isVital(name)}, nil
 }
 
 func (g *guard) Create(name string, category vfs.DiskWriteCategory) (vfs.File, error) {
@@ -113,7 +123,7 @@ func (g *guard) Create(name string, category vfs.DiskWriteCategory) (vfs.File, e
 		f, err = g.FS.Create(name, category)
 	}
 	f, err = g.made(name, f, err)
-	return g.newLog(name, f, err)
+	return g.instead(name, f, err)
 }
 
 func (g *guard) OpenReadWrite(name string, category vfs.DiskWriteCategory, opts ...vfs.OpenOption) (vfs.File, error) {
@@ -131,7 +141,7 @@ func (g *guard) ReuseForWrite(oldname, newname string, category vfs.DiskWriteCat
 		f, err = g.FS.ReuseForWrite(oldname, newname, category)
 	}
 	f, err = g.made(newname, f, err)
-	return g.newLog(newname, f, err)
+	return g.instead(newname, f, err)
 }
 
 func (g *guard) OpenDir(name string) (vfs.File, error) {
@@ -139,7 +149,7 @@ func (g *guard) OpenDir(name string) (vfs.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &guardFile{File: f, guard: g, dir: true}, nil
+	return &guardFile{File: f, guard: g, vital: true}, nil
 }
 
 func (g *guard) Link(oldname, newname string) error {
@@ -191,13 +201,13 @@ type guardFile struct {
 	vfs.File
 	guard *guard
 	log   bool
-	dir   bool
+	vital bool // or the directory
 	dirty atomic.Bool
 }
 
 // hide is guard.hide for what Pebble cannot do without.
 func (f *guardFile) hide(err error) error {
-	if f.log || f.dir {
+	if f.vital {
 		return f.guard.hide(err)
 	}
 	return err

@@ -1,0 +1,76 @@
+package examples
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lawnberry/lawnberry/broker"
+	"github.com/lawnberry/lawnberry/client"
+	"github.com/lawnberry/lawnberry/internal/demo"
+	estop "github.com/lawnberry/lawnberry/safety"
+)
+
+// simulate runs a broker with the simulated mower until the end of the test, and returns its URL. Nobody releases the emergency stop but once, at
+// the start.
+func simulate(t *testing.T) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	atEnd := func(stop func(context.Context) error) {
+		t.Cleanup(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			defer cancel()
+			_ = stop(ctx)
+		})
+	}
+	b, err := broker.Start(ctx, broker.Options{Listeners: []broker.Listener{{Network: "tcp", Address: "127.0.0.1:0"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	atEnd(b.Stop)
+	o := client.Options{URL: b.URL()}
+	hub, err := estop.StartHub(ctx, estop.HubOptions{Client: o})
+	if err != nil {
+		t.Fatal(err)
+	}
+	atEnd(hub.Stop)
+	c, err := client.Connect(ctx, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close(ctx) }()
+	for { // nobody has said anything against it yet
+		s, err := estop.ReadStatus(ctx, c)
+		if err == nil && s.Engaged {
+			err = estop.Release(ctx, c, "", s.Sequence)
+		} else if err == nil {
+			break
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			t.Fatal(err)
+		}
+	}
+	d, err := demo.Start(ctx, demo.Options{Client: o, Seed: 7})
+	if err != nil {
+		t.Fatal(err)
+	}
+	atEnd(d.Stop)
+	return b.URL()
+}
+
+// awaitEngaged waits until the emergency stop is engaged, as the hub says, for a reason that contains a text.
+func awaitEngaged(t *testing.T, c *client.Client, reason string) {
+	t.Helper()
+	var s estop.Status
+	var err error
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		if s, err = estop.ReadStatus(t.Context(), c); err == nil && s.Engaged && strings.Contains(s.Reason, reason) {
+			return
+		}
+	}
+	t.Fatalf("not engaged for %q: %+v, %v", reason, s, err)
+}

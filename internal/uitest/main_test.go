@@ -1,0 +1,16 @@
+package uitest
+
+import (
+	"os"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) {
+	if os.Getenv(bridgeBroker) != "" {
+		beBridge()
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
