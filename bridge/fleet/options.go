@@ -35,13 +35,6 @@ type Options struct {
 	Unsigned bool     // commands need no signature
 }
 
-// Bounds are what the outbox holds. Zero is the default.
-type Bounds struct {
-	Bytes  int64                         // in all; 0 is 64 MiB
-	ByByte map[fleet.Class]int64         // of a class; none is Bytes
-	Age    map[fleet.Class]time.Duration // none is 7 days for telemetry, 30 for events, 365 for alerts
-}
-
 const defaultBatchInterval = 10 * time.Second
 
 // withDefaults returns o with its defaults, or what is wrong with it.
