@@ -298,7 +298,8 @@ func (l *loader) unknownVariable(name string) {
 		return
 	}
 	switch name {
-	case "LAWNBERRY_CONFIG", "LAWNBERRY_DATA_DIR", "LAWNBERRY_BROKER_URL", "LAWNBERRY_PASSWORD":
+	case "LAWNBERRY_CONFIG", "LAWNBERRY_DATA_DIR", "LAWNBERRY_BROKER_URL", "LAWNBERRY_PASSWORD",
+		"LAWNBERRY_FLEET_URL", "LAWNBERRY_FLEET_CREDENTIALS", "LAWNBERRY_FLEET_CA", "LAWNBERRY_FLEET_KEY":
 		return
 	}
 	near := nearest(name, func(yield func(string) bool) {

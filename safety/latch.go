@@ -243,7 +243,12 @@ func (l *Latch) reportSoon() { token(l.report) }
 // and it is said again until the hub has confirmed it. It overtakes what else waits to be sent. Engaging what is engaged changes nothing
 // but the sequence number, so that no release undoes it whose sender has not seen it.
 func (l *Latch) Engage(ctx context.Context, reason string) error {
-	m, err := l.engage(reason)
+	return l.EngageBy(ctx, l.o.By, reason)
+}
+
+// EngageBy is [Latch.Engage] in the name of somebody.
+func (l *Latch) EngageBy(ctx context.Context, by, reason string) error {
+	m, err := l.engage(by, reason)
 	if err != nil {
 		return fmt.Errorf("emergency stop: %w", err)
 	}
@@ -255,17 +260,17 @@ func (l *Latch) Engage(ctx context.Context, reason string) error {
 }
 
 // engage engages here, and returns the message that tells the others.
-func (l *Latch) engage(reason string) (message.Message, error) {
+func (l *Latch) engage(by, reason string) (message.Message, error) {
 	now := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	m, err := engagement(l.o.By, reason, now, l.state.Sequence+1)
+	m, err := engagement(by, reason, now, l.state.Sequence+1)
 	id := m.Metadata.ID
 	if err != nil {
 		id = unsaid // and will be said again
 	}
 	m.Metadata.Sender = l.c.ID()
-	l.pend(id, &pending{by: speakable(l.o.By), reason: speakable(reason), since: now, at: now})
+	l.pend(id, &pending{by: speakable(by), reason: speakable(reason), since: now, at: now})
 	return m, err
 }
 

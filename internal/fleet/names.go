@@ -183,3 +183,28 @@ func CommandTopic(mower, service string) string {
 	return topicRoot + "/" + mower + "/commands/" + service
 }
 func JobTopic(mower, service string) string { return topicRoot + "/" + mower + "/jobs/" + service }
+
+// CommandFilter is all subjects on which a mower takes commands, JobFilter those of its jobs.
+func CommandFilter(mower string) string { return subjectRoot + "." + mower + ".commands.>" }
+func JobFilter(mower string) string     { return subjectRoot + "." + mower + ".jobs.>" }
+
+// ParseCommandSubject returns the service of a [CommandSubject] of the mower.
+func ParseCommandSubject(mower, subject string) (service string, err error) {
+	return parseService(CommandFilter(mower), subject)
+}
+
+// ParseJobSubject returns the service of a [JobSubject] of the mower.
+func ParseJobSubject(mower, subject string) (service string, err error) {
+	return parseService(JobFilter(mower), subject)
+}
+
+func parseService(filter, subject string) (string, error) {
+	tokens, ok := strings.CutPrefix(subject, strings.TrimSuffix(filter, ">"))
+	if !ok || strings.Contains(tokens, ".") {
+		return "", fmt.Errorf("%q is no subject of %s for one service", subject, filter)
+	}
+	return Topic(tokens)
+}
+
+// IsInbox reports whether a subject is an inbox, to which an answer may go.
+func IsInbox(subject string) bool { return strings.HasPrefix(subject, "_INBOX") }

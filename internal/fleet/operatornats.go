@@ -1,0 +1,416 @@
+package fleet
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/lawnberry/lawnberry/client"
+	"github.com/lawnberry/lawnberry/message"
+)
+
+// A NATSOperator is an [Operator] at a NATS engine.
+type NATSOperator struct {
+	o  OperatorOptions
+	nc *nats.Conn
+	js jetstream.JetStream
+}
+
+// NewNATSOperator returns an operator that uses a connection, which stays the caller's.
+func NewNATSOperator(nc *nats.Conn, o OperatorOptions) (*NATSOperator, error) {
+	if o.Name == "" {
+		return nil, errors.New("an operator needs a name")
+	}
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return nil, err
+	}
+	return &NATSOperator{o: o, nc: nc, js: js}, nil
+}
+
+var _ Operator = (*NATSOperator)(nil)
+
+const (
+	firstAttempt = time.Second            // for an answer, before the same is sent again
+	longAttempt  = 8 * time.Second        // the longest of those
+	refusedPause = 100 * time.Millisecond // before what nobody has heard is sent again
+	answerGrace  = 2 * time.Second        // for an answer after the deadline: it is the mower that says that it was too late
+	stopPatience = 2 * time.Second        // a stop is not given up before, even if the mower seems to be offline
+	requestTimes = 5 * time.Second        // for an answer of the engine itself
+)
+
+// Call has a service of a mower run a command.
+func (o *NATSOperator) Call(ctx context.Context, mower, service, command string, parameters any) (json.RawMessage, error) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		deadline = time.Now().Add(defaultCallTime)
+	}
+	d, err := o.o.newDispatch(mower, service, command, parameters, deadline, 0, false)
+	if err != nil {
+		return nil, err
+	}
+	return o.send(ctx, d, 0)
+}
+
+// Stop engages the emergency stop of a mower.
+func (o *NATSOperator) Stop(ctx context.Context, mower, reason string) (s Stopped, err error) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		deadline = time.Now().Add(defaultCallTime)
+	}
+	d, err := o.o.newDispatch(mower, StopService, StopCommand, map[string]string{"reason": reason}, deadline, 0, false)
+	if err != nil && o.o.Keys != nil { // a stop needs no signature
+		unsigned := o.o
+		unsigned.Keys = nil
+		d, err = unsigned.newDispatch(mower, StopService, StopCommand, map[string]string{"reason": reason}, deadline, 0, false)
+	}
+	if err != nil {
+		return s, err
+	}
+	result, err := o.send(ctx, d, stopPatience)
+	if err != nil {
+		return s, err
+	}
+	if err := json.Unmarshal(result, &s); err != nil || !s.Engaged {
+		return s, d.failed(client.CodeFailed, "its answer to the emergency stop cannot be read, so it may still move")
+	}
+	return s, nil
+}
+
+// send sends a command until there is an answer. patience is how long a mower may seem to be offline.
+func (o *NATSOperator) send(ctx context.Context, d *dispatch, patience time.Duration) (json.RawMessage, error) {
+	inbox := o.nc.NewInbox()
+	sub, err := o.nc.SubscribeSync(inbox)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = sub.Unsubscribe() }() // the connection may be closed
+	// The caller's deadline is that of the command. Who gives up before that is not kept waiting.
+	waiting, cancel := context.WithDeadline(context.WithoutCancel(ctx), d.deadline.Add(answerGrace))
+	defer cancel()
+	defer context.AfterFunc(ctx, func() {
+		if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			cancel()
+		}
+	})()
+	began, attempt := time.Now(), firstAttempt
+	taken := false // it may have been handed to the mower
+	var why error
+	for {
+		sent := false
+		if time.Now().Before(d.deadline) {
+			m := &nats.Msg{Subject: CommandSubject(d.mower, d.service), Reply: inbox, Data: d.body, Header: nats.Header{}}
+			for k, v := range d.headers {
+				m.Header.Set(k, v)
+			}
+			if why = o.nc.PublishMsg(m); why == nil {
+				sent = true
+			} else if fatal(why) {
+				return nil, d.failed(client.CodeRefused, "the command cannot be sent: %v", why)
+			}
+		}
+		wait := attempt
+		if !sent && time.Now().Before(d.deadline) {
+			wait = refusedPause
+		}
+		result, err, answered := o.await(waiting, sub, d, wait)
+		switch {
+		case answered:
+			return result, err
+		case errors.Is(err, nats.ErrNoResponders):
+			why = err
+			if time.Since(began) >= patience && o.offline(waiting, d.mower) {
+				return nil, d.failed(CodeOffline, "offline: no uplink of the mower is there, so the command has not run")
+			}
+			if !pause(waiting, refusedPause) {
+				return nil, o.over(ctx, d, taken, why)
+			}
+			continue
+		case waiting.Err() != nil:
+			return nil, o.over(ctx, d, taken || sent, why)
+		case err != nil && fatal(err):
+			return nil, d.failed(client.CodeFailed, "%v", err)
+		}
+		taken = taken || sent
+		if sent {
+			attempt = min(2*attempt, longAttempt)
+		}
+	}
+}
+
+// fatal reports whether it is of no use to send again.
+func fatal(err error) bool {
+	return errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, nats.ErrMaxPayload) || errors.Is(err, nats.ErrBadSubscription) ||
+		errors.Is(err, nats.ErrPermissionViolation) || errors.Is(err, nats.ErrHeadersNotSupported)
+}
+
+// await waits for the answer to d.
+func (o *NATSOperator) await(ctx context.Context, sub *nats.Subscription, d *dispatch, wait time.Duration) (result json.RawMessage, err error, answered bool) {
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	for {
+		m, err := sub.NextMsgWithContext(ctx)
+		if err != nil {
+			return nil, err, false
+		}
+		if len(m.Data) == 0 && m.Header.Get("Status") == "503" {
+			return nil, nats.ErrNoResponders, false
+		}
+		if result, err, ok := d.read(m.Data, m.Header.Get(HeaderCode)); ok {
+			return result, err, true
+		}
+	}
+}
+
+// over is how it ends without an answer.
+func (o *NATSOperator) over(ctx context.Context, d *dispatch, taken bool, why error) error {
+	code, text := client.CodeTimeout, "no answer before the deadline"
+	if ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		code, text = client.CodeCancelled, "nobody waits for the answer any more"
+	}
+	switch {
+	case taken:
+		return d.failed(code, "%s: outcome unknown", text)
+	case errors.Is(why, nats.ErrNoResponders):
+		return d.failed(CodeOffline, "no uplink of the mower has heard the command before the deadline, so it has not run")
+	case why != nil:
+		return d.failed(code, "%s: there was no connection to the engine (%v), so the command has not run", text, why)
+	}
+	return d.failed(code, "%s", text)
+}
+
+// offline reports whether the engine says that a mower is not there. When it cannot say, it may be.
+func (o *NATSOperator) offline(ctx context.Context, mower string) bool {
+	ctx, cancel := context.WithTimeout(ctx, requestTimes)
+	defer cancel()
+	m, err := o.nc.RequestWithContext(ctx, fmt.Sprintf("$JS.API.DIRECT.GET.KV_%s.$KV.%s.%s", BucketPresence, BucketPresence, mower), nil)
+	if err != nil {
+		return false
+	}
+	return m.Header.Get("Status") == "404" || m.Header.Get("KV-Operation") != "" || m.Header.Get("Nats-Marker-Reason") != ""
+}
+
+// pause waits, and reports whether ctx goes on.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// AddJob has the engine keep a command for a mower.
+func (o *NATSOperator) AddJob(ctx context.Context, mower, service, command string, parameters any, deadline time.Time, limit time.Duration) (string, error) {
+	if limit <= 0 {
+		limit = defaultCallTime
+	}
+	d, err := o.o.newDispatch(mower, service, command, parameters, deadline, limit, true)
+	if err != nil {
+		return "", err
+	}
+	m := &nats.Msg{Subject: JobSubject(mower, service), Data: d.body, Header: nats.Header{}}
+	for k, v := range d.headers {
+		m.Header.Set(k, v)
+	}
+	ctx, cancel := withDefault(ctx)
+	defer cancel()
+	for {
+		ttl := max(time.Second, (time.Until(deadline) + time.Second - 1).Truncate(time.Second))
+		one, end := context.WithTimeout(ctx, requestTimes)
+		_, err = o.js.PublishMsg(one, m, jetstream.WithMsgID(d.id()), jetstream.WithMsgTTL(ttl), jetstream.WithExpectStream(StreamJobs))
+		end()
+		var refused *jetstream.APIError
+		switch {
+		case err == nil:
+			return d.id(), nil
+		case fatal(err), errors.As(err, &refused) && refused.Code < 500:
+			return "", d.failed(client.CodeRefused, "the engine does not take the job: %v", err)
+		case !pause(ctx, refusedPause):
+			return "", d.failed(client.CodeTimeout, "the engine has not confirmed that it keeps the job (%v): outcome unknown", err)
+		}
+	}
+}
+
+func withDefault(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, defaultCallTime)
+}
+
+// Jobs returns the jobs that the engine has.
+func (o *NATSOperator) Jobs(ctx context.Context, mower string) ([]Job, error) {
+	filter := JobFilter("*")
+	if mower != "" {
+		if err := CheckMower(mower); err != nil {
+			return nil, err
+		}
+		filter = JobFilter(mower)
+	}
+	ctx, cancel := withDefault(ctx)
+	defer cancel()
+	list := []Job{}
+	for seq := uint64(1); ; {
+		m, err := o.next(ctx, seq, filter)
+		if err != nil || m == nil {
+			return list, err
+		}
+		at, err := strconv.ParseUint(m.Header.Get("Nats-Sequence"), 10, 64)
+		if err != nil {
+			return list, fmt.Errorf("jobs: the engine does not say where a job is: %w", err)
+		}
+		seq = at + 1
+		if j, ok := readJob(m); ok {
+			j.sequence = at
+			list = append(list, j)
+		}
+	}
+}
+
+// next returns the first message of the jobs from a sequence on, nil if there is none.
+func (o *NATSOperator) next(ctx context.Context, seq uint64, filter string) (*nats.Msg, error) {
+	body := fmt.Appendf(nil, `{"seq":%d,"next_by_subj":%q}`, seq, filter)
+	for {
+		one, cancel := context.WithTimeout(ctx, requestTimes)
+		m, err := o.nc.RequestWithContext(one, "$JS.API.DIRECT.GET."+StreamJobs, body)
+		cancel()
+		switch {
+		case err == nil && m.Header.Get("Status") == "404":
+			return nil, nil
+		case err == nil && m.Header.Get("Status") == "":
+			return m, nil
+		case err == nil:
+			return nil, fmt.Errorf("jobs: the engine says %s %s", m.Header.Get("Status"), m.Header.Get("Description"))
+		case fatal(err):
+			return nil, fmt.Errorf("jobs: %w", err)
+		case !pause(ctx, refusedPause): // a node may be dying, and another take over
+			return nil, fmt.Errorf("jobs: the engine has no stream %s, or does not answer: %w", StreamJobs, err)
+		}
+	}
+}
+
+// readJob reads a job as the engine has it.
+func readJob(m *nats.Msg) (j Job, ok bool) {
+	mower, tokens, err := ParseHistorySubject(m.Header.Get("Nats-Subject"))
+	if err != nil {
+		return j, false
+	}
+	j.Mower = mower
+	if j.Service, err = ParseJobSubject(mower, m.Header.Get("Nats-Subject")); err != nil {
+		j.Service = tokens
+	}
+	j.ID = m.Header.Get(headerMsgID)
+	if at, err := time.Parse(time.RFC3339Nano, m.Header.Get("Nats-Time-Stamp")); err == nil {
+		j.Added = at.UTC()
+	}
+	c, err := message.Decode(m.Data, message.Limits{MaxPayload: maxAnswer})
+	if err != nil || c.Raw {
+		return j, j.ID != ""
+	}
+	j.ID, j.Operator = c.Metadata.ID, c.Metadata.Sender
+	if c.Metadata.ExpiresAt > 0 {
+		j.Expires = time.UnixMilli(int64(c.Metadata.ExpiresAt * 1000)).UTC()
+	}
+	if p, err := message.Payload[message.Command](c); err == nil {
+		j.Command = p.Command
+	}
+	return j, true
+}
+
+// CancelJob takes a job back.
+func (o *NATSOperator) CancelJob(ctx context.Context, mower, id string) (begun bool, err error) {
+	ctx, cancel := withDefault(ctx)
+	defer cancel()
+	jobs, err := o.Jobs(ctx, mower)
+	if err != nil {
+		return false, err
+	}
+	for _, j := range jobs {
+		if j.ID != id {
+			continue
+		}
+		stream, err := o.js.Stream(ctx, StreamJobs)
+		if err != nil {
+			return false, fmt.Errorf("jobs: %w", err)
+		}
+		if err := stream.DeleteMsg(ctx, j.sequence); errors.Is(err, jetstream.ErrMsgNotFound) || errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
+			return false, ErrNoJob
+		} else if err != nil {
+			return false, fmt.Errorf("job %s: %w", id, err)
+		}
+		// What the mower had been given by then it may run.
+		consumer, err := stream.Consumer(ctx, j.Mower)
+		if errors.Is(err, jetstream.ErrConsumerNotFound) {
+			return false, nil
+		}
+		if err != nil {
+			return true, fmt.Errorf("job %s was taken back, but the engine does not say whether the mower had it already: %w", id, err)
+		}
+		info, err := consumer.Info(ctx)
+		if err != nil {
+			return true, fmt.Errorf("job %s was taken back, but the engine does not say whether the mower had it already: %w", id, err)
+		}
+		return info.Delivered.Stream >= j.sequence, nil
+	}
+	return false, ErrNoJob
+}
+
+// WaitJob waits until a job has ended.
+func (o *NATSOperator) WaitJob(ctx context.Context, mower, id string) (e JobEnd, err error) {
+	if err := CheckMower(mower); err != nil {
+		return e, err
+	}
+	for ctx.Err() == nil {
+		found, err := o.findEnd(ctx, mower, id)
+		if err == nil {
+			return found, nil
+		}
+		if ctx.Err() != nil {
+			break
+		}
+		if fatal(err) {
+			return e, err
+		}
+		if !pause(ctx, 5*refusedPause) {
+			break
+		}
+	}
+	return e, &client.CommandError{Code: client.CodeTimeout, Message: fmt.Sprintf(
+		"%s: job %s has not ended in time: the mower has not taken it yet, or its deadline passed while it was away, or the mower has not told how it ended", mower, id)}
+}
+
+// findEnd reads the ends of the jobs of a mower, those that are there and those that come, until it finds one.
+func (o *NATSOperator) findEnd(ctx context.Context, mower, id string) (e JobEnd, err error) {
+	one, end := context.WithTimeout(ctx, requestTimes)
+	consumer, err := o.js.OrderedConsumer(one, StreamEvents, jetstream.OrderedConsumerConfig{
+		FilterSubjects: []string{HistorySubject(mower, OwnJobs)}, DeliverPolicy: jetstream.DeliverAllPolicy,
+	})
+	end()
+	if err != nil {
+		return e, err
+	}
+	all, err := consumer.Messages()
+	if err != nil {
+		return e, err
+	}
+	defer context.AfterFunc(ctx, all.Stop)()
+	defer all.Stop()
+	for {
+		m, err := all.Next()
+		if err != nil {
+			return e, err
+		}
+		if found, err := ReadJobEnd(m.Data(), m.Headers().Get(HeaderEncoding)); err == nil && found.Job == id {
+			return found, nil
+		}
+	}
+}
