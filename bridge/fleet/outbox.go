@@ -314,6 +314,13 @@ func (b *outbox) close() error {
 	return err
 }
 
+// disk returns the disk, nil without one. Others may keep something on it too, under keys that begin with a letter of their own.
+func (b *outbox) disk() *store.Store {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.store
+}
+
 func (b *outbox) nudge() {
 	select {
 	case b.wake <- struct{}{}:
