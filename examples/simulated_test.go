@@ -2,7 +2,9 @@ package examples
 
 import (
 	"context"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -42,10 +44,8 @@ func simulate(t *testing.T) string {
 	}
 	defer func() { _ = c.Close(ctx) }()
 	for { // nobody has said anything against it yet
-		s, err := estop.ReadStatus(ctx, c)
-		if err == nil && s.Engaged {
-			err = estop.Release(ctx, c, "", s.Sequence)
-		} else if err == nil {
+		engaged, err := release(ctx, c)
+		if err == nil && !engaged {
 			break
 		}
 		select {
@@ -62,15 +62,47 @@ func simulate(t *testing.T) string {
 	return b.URL()
 }
 
-// awaitEngaged waits until the emergency stop is engaged, as the hub says, for a reason that contains a text.
-func awaitEngaged(t *testing.T, c *client.Client, reason string) {
+// release releases the emergency stop if it is engaged, and reports whether it was.
+func release(ctx context.Context, c *client.Client) (engaged bool, err error) {
+	s, err := estop.ReadStatus(ctx, c)
+	if err != nil || !s.Engaged {
+		return false, err
+	}
+	return true, estop.Release(ctx, c, "", s.Sequence)
+}
+
+// keepReleased releases the emergency stop whenever the simulated mower has a reason to engage it, until the function is called that it returns.
+func keepReleased(t *testing.T, c *client.Client) (end func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var wait sync.WaitGroup
+	wait.Go(func() {
+		for ctx.Err() == nil {
+			_, _ = release(ctx, c) // it is refused while the reason stands
+			select {
+			case <-time.After(50 * time.Millisecond):
+			case <-ctx.Done():
+			}
+		}
+	})
+	end = func() {
+		cancel()
+		wait.Wait()
+	}
+	t.Cleanup(end)
+	return end
+}
+
+// awaitEngaged waits until the emergency stop is engaged, as the hub says, and one of its causes contains a text. The simulated mower may have a
+// reason of its own before. It returns the reason that is shown.
+func awaitEngaged(t *testing.T, c *client.Client, cause string) string {
 	t.Helper()
 	var s estop.Status
 	var err error
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
-		if s, err = estop.ReadStatus(t.Context(), c); err == nil && s.Engaged && strings.Contains(s.Reason, reason) {
-			return
+		if s, err = estop.ReadStatus(t.Context(), c); err == nil && s.Engaged && slices.ContainsFunc(s.Causes, func(c estop.Cause) bool { return strings.Contains(c.Reason, cause) }) {
+			return s.Reason
 		}
 	}
-	t.Fatalf("not engaged for %q: %+v, %v", reason, s, err)
+	t.Fatalf("not engaged for %q: %+v, %v", cause, s, err)
+	return ""
 }

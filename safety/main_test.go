@@ -43,7 +43,7 @@ func testContext(t testing.TB) context.Context {
 // eventually waits until f is true.
 func eventually(t testing.TB, what string, f func() bool) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !f(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !f(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("never: %s", what)
 		}
@@ -94,7 +94,7 @@ func (b *bus) startBroker() {
 }
 
 func (b *bus) stopBroker() {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if err := b.broker.Stop(ctx); err != nil {
 		b.t.Error(err)
@@ -113,7 +113,7 @@ func (b *bus) startHub() {
 }
 
 func (b *bus) stopHub() {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if err := b.hub.Stop(ctx); err != nil {
 		b.t.Error(err)

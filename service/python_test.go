@@ -251,7 +251,7 @@ func TestPythonPeer(t *testing.T) {
 	select {
 	case <-offline:
 		t.Logf("offline %v after SIGKILL", time.Since(killed))
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("the killed Python service was not seen offline")
 	}
 }

@@ -75,7 +75,7 @@ func (c *cable) cut(dead bool) {
 // stopped stops something at the end of the test.
 func stopped(t testing.TB, stop func(context.Context) error) {
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if err := stop(ctx); err != nil {
 			t.Error(err)
@@ -172,7 +172,7 @@ func (w *world) start(o homeassistant.Options) {
 	check(w.t, err)
 	b := w.bridge
 	w.t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		_ = b.Stop(ctx) // its connection may be cut
 	})

@@ -31,7 +31,7 @@ func TestDemo(t *testing.T) {
 	d, err := demo.Start(ctx, demo.Options{Client: client.Options{URL: w.broker.URL()}, Seed: 7, Operator: true, Alone: true, Logger: logger(t)})
 	check(t, err)
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		_ = d.Stop(ctx) // one of its services was shut down
 	})

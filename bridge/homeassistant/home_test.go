@@ -53,7 +53,7 @@ func newHome(t testing.TB, url, prefix string) *home {
 	check(t, err)
 	done := make(chan struct{})
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		close(h.want)
 		<-done

@@ -75,7 +75,7 @@ func (w *world) machine() *machine {
 		end()
 		work.Wait()
 		m.guard.Close()
-		bye, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		bye, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		_ = m.latch.Close(bye)
 		_ = svc.Stop(bye)
@@ -168,7 +168,7 @@ func (p *page) wheel(linear float64) (release func()) {
 	work.Go(func() {
 		for ctx.Err() == nil {
 			text := fmt.Sprintf(`{"op":"setpoint","linear":%g,"angular":-0.2,"blade":true,"time":%g}`, linear, time.Since(pageStart).Seconds())
-			writing, done := context.WithTimeout(context.Background(), 10*time.Second) // not ctx: a write that is broken off ends the connection
+			writing, done := context.WithTimeout(context.Background(), time.Minute) // not ctx: a write that is broken off ends the connection
 			_ = p.ws.Write(writing, websocket.MessageText, []byte(text))               // which fails once the test has cut the connection
 			done()
 			select {
@@ -505,7 +505,7 @@ func TestDriveStopsWithTheBridge(t *testing.T) {
 	}
 	p.wheel(0.3)
 	eventually(t, "it moves", m.moves)
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	check(t, w.bridge.Stop(ctx))
 	if d := m.seat.Driver(); d != "" {

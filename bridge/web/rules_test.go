@@ -146,7 +146,7 @@ func TestOldValues(t *testing.T) {
 	check(t, err)
 	m.Metadata.Timestamp = message.Seconds(time.Now().Add(-100 * time.Second))
 	check(t, w.client("old").Publish(testContext(t), "navigation/position", m))
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	check(t, w.bridge.Stop(ctx))
 	w.bridge, err = web.Start(ctx, web.Options{Client: client.Options{URL: w.broker.URL()}, Addresses: []string{"127.0.0.1:0"}})

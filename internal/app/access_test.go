@@ -66,7 +66,7 @@ func TestServicesUnderAccessControl(t *testing.T) {
 			t.Fatalf("%s: %v", id, err)
 		}
 		t.Cleanup(func() {
-			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 			defer cancel()
 			if err := s.Stop(ctx); err != nil {
 				t.Errorf("%s: %v", id, err)

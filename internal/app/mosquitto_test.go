@@ -274,7 +274,7 @@ func TestMosquittoAccess(t *testing.T) {
 			t.Fatalf("%s: %v", id, err)
 		}
 		t.Cleanup(func() {
-			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 			defer cancel()
 			_ = s.Stop(ctx)
 		})

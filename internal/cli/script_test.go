@@ -99,7 +99,7 @@ func testService() {
 	service.Handle(s, "fail", func(context.Context, struct{}) (any, error) { return nil, errors.New("the blade is stuck") })
 	service.Handle(s, "hang", func(ctx context.Context, _ struct{}) (any, error) { <-ctx.Done(); <-s.Done(); return nil, ctx.Err() })
 	<-s.Done()
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	fail(s.Stop(ctx))
 }
@@ -149,7 +149,7 @@ func testGuard() {
 	<-s.Done()
 	end()
 	fail(<-ended)
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	guard.Close()
 	fail(latch.Close(ctx))
@@ -235,7 +235,7 @@ func cmdExits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// cmdSignal sends a signal to everything in the background, which has 5 seconds to end before it is killed, and thereby
+// cmdSignal sends a signal to everything in the background, which has 30 seconds to end before it is killed, and thereby
 // fails the wait that has to follow: signal TERM
 func cmdSignal(ts *testscript.TestScript, neg bool, args []string) {
 	signals := map[string]os.Signal{"TERM": syscall.SIGTERM, "INT": syscall.SIGINT}
@@ -244,7 +244,7 @@ func cmdSignal(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	for _, c := range ts.BackgroundCmds() {
 		ts.Check(c.Process.Signal(signals[args[0]]))
-		late := time.AfterFunc(5*time.Second, func() { _ = c.Process.Kill() })
+		late := time.AfterFunc(30*time.Second, func() { _ = c.Process.Kill() })
 		ts.Defer(func() { late.Stop() })
 	}
 }
@@ -342,7 +342,7 @@ func cmdUntilExits(ts *testscript.TestScript, neg bool, args []string) {
 
 // poll waits for a condition.
 func poll(ts *testscript.TestScript, complaint string, ok func() bool) {
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {

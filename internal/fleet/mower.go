@@ -83,7 +83,9 @@ const (
 	maxTopicName    = 256       // bytes
 	maxMessage      = 64 << 10  // bytes of a message, inflated; of a longer one the fact is kept
 	maxMowerBytes   = 512 << 10 // of all its messages
-	maxAlertText    = 500       // bytes
+	maxCoreTopics   = 64        // more, of those that its fields are read from
+	maxCoreBytes    = 512 << 10
+	maxAlertText    = 500 // bytes
 	maxStateText    = 60
 	maxPresenceBody = 16 << 10
 )
@@ -204,7 +206,7 @@ func (m *Mower) with(msg *Message, empty bool) *Mower {
 		next.bytes -= len(m.topics[i].Body)
 		next.topics = slices.Clone(m.topics)
 		next.topics[i] = msg
-	case len(m.topics) >= maxTopics && !isCore(msg.Topic):
+	case len(m.topics) >= maxTopics && !isCore(msg.Topic), len(m.topics) >= maxTopics+maxCoreTopics:
 		next.leftOut++
 		return &next
 	default:
@@ -212,7 +214,11 @@ func (m *Mower) with(msg *Message, empty bool) *Mower {
 		next.topics = append(append(append(next.topics, m.topics[:i]...), msg), m.topics[i:]...)
 	}
 	if !empty {
-		if next.bytes+len(msg.Body) > maxMowerBytes {
+		room := maxMowerBytes
+		if isCore(msg.Topic) {
+			room += maxCoreBytes
+		}
+		if next.bytes+len(msg.Body) > room {
 			msg.Body = nil
 		}
 		next.bytes += len(msg.Body)
