@@ -79,6 +79,8 @@ func parse(t testing.TB, text string) *fleet.Where {
 	return w
 }
 
+func withID(id string) jetstream.PublishOpt { return jetstream.WithMsgID(id) }
+
 func ids(all []*fleet.Mower) string {
 	var s []string
 	for _, m := range all {
