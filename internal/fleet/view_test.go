@@ -94,6 +94,7 @@ func TestView(t *testing.T) {
 	s := natstest.Start(t)
 	js := connect(t, s.URL())
 	setup(t, js, 1, 2*time.Second)
+	check(t, js.DeleteKeyValue(testContext(t), fleet.BucketMowers)) // an engine with another way to enrol
 	p := fleettest.New(js)
 	p.State("m1", "power/battery", fleettest.Sensor(map[string]any{"level": 15.5, "charging": true}, map[string]string{"level": "%"}))
 	p.State("m1", "navigation/status", fleettest.Status("mowing"))
