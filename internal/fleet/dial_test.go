@@ -9,13 +9,10 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"go.uber.org/goleak"
 
 	"github.com/lawnberry/lawnberry/internal/natstest"
 	"github.com/lawnberry/lawnberry/internal/pki"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func write(t *testing.T, mode os.FileMode, text string) string {
 	t.Helper()

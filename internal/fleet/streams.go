@@ -145,8 +145,8 @@ func subjectsOf(stream string) []string {
 	return all
 }
 
-// A Change is what [Setup] did to a stream or bucket.
-type Change struct {
+// A Settled is what [Setup] did to a stream or bucket.
+type Settled struct {
 	Name   string   `json:"name"`
 	Result string   `json:"result"`           // "created", "changed" or "unchanged"
 	Keys   []string `json:"keys,omitempty"`   // of its configuration that were changed
@@ -158,7 +158,7 @@ type Change struct {
 
 // Setup makes the streams and buckets of an engine, or makes those that are there what they should be. It may be called again. Limits that were changed by
 // others go back; what the server adds by itself and metadata stay. It tells what it did also when it fails.
-func Setup(ctx context.Context, js jetstream.JetStream, l Limits, replicas int) ([]Change, error) {
+func Setup(ctx context.Context, js jetstream.JetStream, l Limits, replicas int) ([]Settled, error) {
 	want, err := Streams(l, replicas)
 	if err != nil {
 		return nil, err
@@ -166,7 +166,7 @@ func Setup(ctx context.Context, js jetstream.JetStream, l Limits, replicas int) 
 	if err := enough(js); err != nil {
 		return nil, err
 	}
-	var done []Change
+	var done []Settled
 	for _, cfg := range want {
 		change, err := settle(ctx, js, cfg)
 		if err != nil {
@@ -190,8 +190,8 @@ func enough(js jetstream.JetStream) error {
 	return fmt.Errorf("the engine is NATS %s, which has no messages that expire by themselves: %s or newer is needed", version, requiredServer)
 }
 
-func settle(ctx context.Context, js jetstream.JetStream, cfg jetstream.StreamConfig) (Change, error) {
-	change := Change{Name: strings.TrimPrefix(cfg.Name, "KV_"), Bytes: cfg.MaxBytes, Age: cfg.MaxAge.Seconds(), Copies: cfg.Replicas}
+func settle(ctx context.Context, js jetstream.JetStream, cfg jetstream.StreamConfig) (Settled, error) {
+	change := Settled{Name: strings.TrimPrefix(cfg.Name, "KV_"), Bytes: cfg.MaxBytes, Age: cfg.MaxAge.Seconds(), Copies: cfg.Replicas}
 	s, err := js.Stream(ctx, cfg.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		if _, err = js.CreateStream(ctx, cfg); err == nil {

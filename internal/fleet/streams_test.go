@@ -28,13 +28,13 @@ func dial(t *testing.T, e Engine) jetstream.JetStream {
 	return js
 }
 
-func setup(t *testing.T, js jetstream.JetStream, l Limits, replicas int) map[string]Change {
+func setup(t *testing.T, js jetstream.JetStream, l Limits, replicas int) map[string]Settled {
 	t.Helper()
 	changes, err := Setup(t.Context(), js, l, replicas)
 	if err != nil {
 		t.Fatal(err)
 	}
-	all := make(map[string]Change)
+	all := make(map[string]Settled)
 	for _, c := range changes {
 		all[c.Name] = c
 	}
@@ -59,7 +59,7 @@ func TestSetup(t *testing.T) {
 		}
 	}
 	for name, c := range setup(t, js, Limits{Alerts: 1000 * time.Hour}, 1) {
-		want := Change{Name: name, Result: "unchanged"}
+		want := Settled{Name: name, Result: "unchanged"}
 		if name == StreamAlerts {
 			want.Result, want.Keys = "changed", []string{"max_age", "max_bytes"}
 		}
