@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -149,3 +150,6 @@ func (d *downlink) goes(f func()) bool {
 	d.work.Go(f)
 	return true
 }
+
+// encodeEnd is the end of a job as it is in the history.
+func encodeEnd(e fleet.JobEnd) ([]byte, error) { return json.Marshal(e) }

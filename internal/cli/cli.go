@@ -154,7 +154,7 @@ func (t *tool) root() *cobra.Command {
 	}
 	add("run", t.serveVerb(), t.demoVerb(), t.initVerb())
 	add("use", t.topVerb(), t.pubVerb(), t.subVerb(), t.callVerb(), t.logVerbs(), t.serviceVerbs(), t.eventVerbs(), t.alertVerbs(), t.estopVerbs(), t.topicVerbs(),
-		t.haVerbs(), t.doctorVerb(), t.supportVerb(), t.benchVerbs())
+		t.haVerbs(), t.fleetVerbs(), t.doctorVerb(), t.supportVerb(), t.benchVerbs())
 	add("secure", t.userVerbs(), t.certVerbs(), t.aclVerbs(), t.keyVerbs())
 	add("about", t.configVerbs(), t.versionVerb(), t.completionVerb())
 	root.SetHelpCommand(helpVerb())

@@ -9,6 +9,7 @@ import (
 
 	"github.com/lawnberry/lawnberry/client"
 	"github.com/lawnberry/lawnberry/config"
+	"github.com/lawnberry/lawnberry/internal/fleet"
 	"github.com/lawnberry/lawnberry/topic"
 )
 
@@ -82,7 +83,7 @@ func exitCode(err error) int {
 		return exitNoBroker
 	case errors.As(err, &command):
 		switch command.Code {
-		case client.CodeTimeout:
+		case client.CodeTimeout, fleet.CodeUnknown:
 			return exitTimeout
 		case client.CodeCancelled:
 			return exitFailed
