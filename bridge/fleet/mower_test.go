@@ -61,7 +61,7 @@ func (m *mower) up(url string, adjust func(*Options)) *Uplink {
 		Mower: "m-1", Version: "1.2.3", Client: client.Options{URL: m.url}, Engine: fleet.Engine{URL: url}, Dir: m.dir, BatchInterval: 200 * time.Millisecond,
 		Logger: slog.New(slog.NewTextHandler(m.t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})),
 	}
-	o.Up = DefaultFilters()
+	o.Up = fleet.DefaultFilters()
 	for i := range o.Up {
 		o.Up[i].Rate = 0
 	}

@@ -133,7 +133,7 @@ func TestUplinkRefused(t *testing.T) {
 	c := newControl(t, s, 1)
 	m := newMower(t)
 	u := m.up(s.URLs(), func(o *Options) {
-		o.Up = []Filter{{"system/events/+", fleet.Event, 0}, {"nowhere/+", fleet.Event, 0}}
+		o.Up = []fleet.Filter{{Filter: "system/events/+", Class: fleet.Event}, {Filter: "nowhere/+", Class: fleet.Event}}
 		o.Client.Limits.MaxPayload = 1 << 20
 	})
 	m.say("nowhere/a")
