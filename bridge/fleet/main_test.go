@@ -2,13 +2,19 @@ package fleet
 
 import (
 	"context"
+	"os"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if text := os.Getenv(childEnv); text != "" {
+		os.Exit(child(text))
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func testContext(t testing.TB) context.Context {
 	t.Helper()

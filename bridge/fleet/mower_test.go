@@ -141,37 +141,26 @@ func (c *control) readHistory(stream string) (map[string][]string, error) {
 	if last == 0 {
 		return got, nil
 	}
-	consumer, err := s.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{})
-	if err != nil {
-		return nil, err
-	}
-	for {
-		m, err := consumer.Next(jetstream.FetchMaxWait(10 * time.Second))
+	for sequence := uint64(1); sequence <= last; sequence++ {
+		m, err := s.GetMsg(ctx, sequence)
 		if err != nil {
 			return nil, err
 		}
-		_, topic, err := fleet.ParseHistorySubject(m.Subject())
+		_, topic, err := fleet.ParseHistorySubject(m.Subject)
 		if err != nil {
 			return nil, err
 		}
-		ids, err := idsOf(m)
+		ids, err := idsOf(m.Header, m.Data)
 		if err != nil {
 			return nil, err
 		}
 		got[topic] = append(got[topic], ids...)
-		meta, err := m.Metadata()
-		if err != nil {
-			return nil, err
-		}
-		if meta.Sequence.Stream >= last {
-			return got, nil
-		}
 	}
+	return got, nil
 }
 
-func idsOf(m jetstream.Msg) ([]string, error) {
-	body := m.Data()
-	if m.Headers().Get(fleet.HeaderEncoding) == "gzip" {
+func idsOf(h nats.Header, body []byte) ([]string, error) {
+	if h.Get(fleet.HeaderEncoding) == "gzip" {
 		r, err := gzip.NewReader(strings.NewReader(string(body)))
 		if err != nil {
 			return nil, err
@@ -180,13 +169,13 @@ func idsOf(m jetstream.Msg) ([]string, error) {
 			return nil, err
 		}
 	}
-	if m.Headers().Get(fleet.HeaderOrigin) != "m-1" || m.Headers().Get(fleet.HeaderHops) != "1" {
+	if h.Get(fleet.HeaderOrigin) != "m-1" || h.Get(fleet.HeaderHops) != "1" {
 		return nil, errors.New("it does not say where it comes from")
 	}
-	if m.Headers().Get(fleet.HeaderBatch) == "" {
-		var h heard
-		err := json.Unmarshal(body, &h)
-		return []string{h.Metadata.ID}, err
+	if h.Get(fleet.HeaderBatch) == "" {
+		var one heard
+		err := json.Unmarshal(body, &one)
+		return []string{one.Metadata.ID}, err
 	}
 	var ids []string
 	for line := range strings.Lines(string(body)) {
@@ -202,8 +191,8 @@ func idsOf(m jetstream.Msg) ([]string, error) {
 		}
 		ids = append(ids, one.M.Metadata.ID)
 	}
-	if fmt.Sprint(len(ids)) != m.Headers().Get(fleet.HeaderBatch) {
-		return nil, fmt.Errorf("a batch of %d says %s", len(ids), m.Headers().Get(fleet.HeaderBatch))
+	if fmt.Sprint(len(ids)) != h.Get(fleet.HeaderBatch) {
+		return nil, fmt.Errorf("a batch of %d says %s", len(ids), h.Get(fleet.HeaderBatch))
 	}
 	return ids, nil
 }
@@ -237,11 +226,13 @@ func (c *control) presence() (p fleet.Presence, ok bool) {
 func (c *control) sameHistory(m *mower, streams ...string) {
 	c.t.Helper()
 	var got map[string][]string
+	var trouble error
 	same := func() bool {
 		got = map[string][]string{}
 		for _, s := range streams {
 			part, err := c.readHistory(s)
-			if err != nil {
+			if trouble = err; err != nil {
+				trouble = fmt.Errorf("stream %s: %w", s, err)
 				return false
 			}
 			for topic, ids := range part {
@@ -259,6 +250,9 @@ func (c *control) sameHistory(m *mower, streams ...string) {
 		if time.Now().After(end) {
 			break
 		}
+	}
+	if trouble != nil {
+		c.t.Error(trouble)
 	}
 	for topic, ids := range m.said {
 		if !slices.Equal(got[topic], ids) {
