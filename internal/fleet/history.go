@@ -125,27 +125,57 @@ func (q HistoryQuery) open(ctx context.Context, js jetstream.JetStream, work *sy
 	if err != nil {
 		return nil, err
 	}
+	var streams []jetstream.StreamConfig
+	for began, pause := time.Now(), firstPause; ; pause = min(2*pause, longestPause) {
+		if streams, err = listStreams(ctx, js); err == nil {
+			break
+		}
+		if ctx.Err() != nil || time.Since(began) > steadyTime || errors.Is(err, jetstream.ErrJetStreamNotEnabled) || errors.Is(err, nats.ErrPermissionViolation) {
+			return nil, fmt.Errorf("the engine's streams cannot be listed: %w", err)
+		}
+		select {
+		case <-time.After(pause): // it is electing, perhaps
+		case <-ctx.Done():
+		}
+	}
 	var sources []*source
-	streams := js.ListStreams(ctx, jetstream.WithStreamListSubject(subjectRoot+".>"))
-	for info := range streams.Info() {
-		if info.Config.Retention == jetstream.WorkQueuePolicy || info.Config.Mirror != nil {
+	for _, cfg := range streams {
+		if cfg.Retention == jetstream.WorkQueuePolicy || cfg.Mirror != nil {
 			continue // jobs that nobody but the mower may take, and copies
 		}
-		wanted := overlapping(subjects, info.Config.Subjects)
+		wanted := overlapping(subjects, cfg.Subjects)
 		if len(wanted) == 0 {
 			continue
 		}
-		s := &source{stream: info.Config.Name, items: make(chan item, 64)}
+		s := &source{stream: cfg.Name, items: make(chan item, 64)}
 		sources = append(sources, s)
 		work.Go(func() { q.follow(ctx, js, s, wanted) })
 	}
-	switch err := streams.Err(); {
-	case err != nil && !errors.Is(err, jetstream.ErrEndOfData):
-		return nil, fmt.Errorf("the engine's streams cannot be listed: %w", err)
-	case sources == nil:
+	if sources == nil {
 		return nil, fmt.Errorf("the engine has no stream for %s: it was not set up for a fleet, or these credentials are of another account", strings.Join(subjects, ", "))
 	}
 	return sources, nil
+}
+
+// listStreams returns the streams that have something of mowers.
+func listStreams(ctx context.Context, js jetstream.JetStream) (all []jetstream.StreamConfig, err error) {
+	names := js.StreamNames(ctx, jetstream.WithStreamListSubject(subjectRoot+".>"))
+	for name := range names.Name() {
+		request, cancel := context.WithTimeout(ctx, requestTime)
+		s, failed := js.Stream(request, name)
+		cancel()
+		switch {
+		case errors.Is(failed, jetstream.ErrStreamNotFound): // removed meanwhile
+		case failed != nil:
+			err = fmt.Errorf("stream %s: %w", name, failed)
+		default:
+			all = append(all, s.CachedInfo().Config)
+		}
+	}
+	if failed := names.Err(); failed != nil && !errors.Is(failed, jetstream.ErrEndOfData) {
+		err = failed
+	}
+	return all, err
 }
 
 // overlapping returns the subjects that a stream may have something of.
@@ -278,8 +308,8 @@ func (q HistoryQuery) read(ctx context.Context, sources []*source, yield func(Re
 			return err
 		}
 	}
-	for _, r := range last.sorted() {
-		if !yield(r, nil) {
+	for _, r := range last.last(q.Limit) {
+		if !yield(r.Record, nil) {
 			return errStopped
 		}
 	}
@@ -437,40 +467,38 @@ func asJSON(body []byte) json.RawMessage {
 	return text
 }
 
-// A keeper keeps the last records.
+// A keeper keeps the last records by time, those of a topic in their order whatever their times: a clock may have been set back.
 type keeper struct {
-	records []Record
-	first   int // of a ring that is full
+	kept   []kept
+	latest map[[2]string]time.Time // of each mower and topic
+}
+
+type kept struct {
+	at time.Time
+	Record
 }
 
 func (k *keeper) add(r Record, limit int) {
-	if len(k.records) < limit {
-		k.records = append(k.records, r)
-		return
+	if k.latest == nil {
+		k.latest = map[[2]string]time.Time{}
 	}
-	k.records[k.first] = r
-	k.first = (k.first + 1) % limit
+	id, at := [2]string{r.Mower, r.Topic}, r.Time
+	if before := k.latest[id]; before.After(at) {
+		at = before
+	}
+	k.latest[id] = at
+	if k.kept = append(k.kept, kept{at, r}); len(k.kept) >= 2*limit+1000 {
+		k.shrink(limit)
+	}
 }
 
-// sorted returns the records by time, those of a topic in their order whatever their times.
-func (k *keeper) sorted() []Record {
-	type key struct{ mower, topic string }
-	ordered := slices.Concat(k.records[k.first:], k.records[:k.first])
-	latest := map[key]time.Time{}
-	at := make([]time.Time, len(ordered))
-	index := make([]int, len(ordered))
-	for i, r := range ordered {
-		id := key{r.Mower, r.Topic}
-		at[i], index[i] = r.Time, i
-		if before := latest[id]; before.After(r.Time) {
-			at[i] = before
-		}
-		latest[id] = at[i]
-	}
-	slices.SortStableFunc(index, func(a, b int) int { return at[a].Compare(at[b]) })
-	sorted := make([]Record, len(index))
-	for i, j := range index {
-		sorted[i] = ordered[j]
-	}
-	return sorted
+func (k *keeper) shrink(limit int) {
+	slices.SortStableFunc(k.kept, func(a, b kept) int { return a.at.Compare(b.at) })
+	k.kept = slices.Delete(k.kept, 0, max(len(k.kept)-limit, 0))
+}
+
+// last returns the last records, sorted.
+func (k *keeper) last(limit int) []kept {
+	k.shrink(limit)
+	return k.kept
 }

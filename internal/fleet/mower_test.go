@@ -201,15 +201,20 @@ func TestCovers(t *testing.T) {
 func TestKeeper(t *testing.T) {
 	var k keeper
 	for i, r := range []Record{{Topic: "a", Time: testNow.Add(5)}, {Topic: "a", Time: testNow.Add(9)}, {Topic: "b", Time: testNow.Add(7)}, {Topic: "a", Time: testNow.Add(3)}, {Topic: "b", Time: testNow.Add(10)}} {
-		r.Mower = fmt.Sprint(i)[:0] + "m"
-		r.Problem = fmt.Sprint(i)
+		r.Mower, r.Problem = "m", fmt.Sprint(i)
 		k.add(r, 4)
 	}
 	var got []string
-	for _, r := range k.sorted() {
+	for _, r := range k.last(4) {
 		got = append(got, r.Problem)
 	}
 	if s := strings.Join(got, " "); s != "2 1 3 4" { // 3 was said after 1, whatever the clock said
 		t.Error(s)
+	}
+	for i := range 5000 {
+		k.add(Record{Topic: "c", Time: testNow.Add(time.Duration(i))}, 4)
+	}
+	if len(k.kept) > 2000 || k.last(4)[3].Time != testNow.Add(4999) {
+		t.Error(len(k.kept))
 	}
 }

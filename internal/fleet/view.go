@@ -233,8 +233,8 @@ func (v *View) Select(w *Where) []*Mower {
 	return all
 }
 
-// A Change is what has become of a mower. Before is nil of a new one, After of one that is gone.
-type Change struct {
+// A MowerChange is what has become of a mower. Before is nil of a new one, After of one that is gone.
+type MowerChange struct {
 	ID            string
 	Before, After *Mower
 }
@@ -263,17 +263,17 @@ func (v *View) Follow() (*Feed, []*Mower) {
 func (f *Feed) Changed() <-chan struct{} { return f.signal }
 
 // Take returns what has changed since the last time, sorted by id.
-func (f *Feed) Take() []Change {
+func (f *Feed) Take() []MowerChange {
 	f.v.mu.Lock()
-	changes := make([]Change, 0, len(f.before))
+	changes := make([]MowerChange, 0, len(f.before))
 	for id, before := range f.before {
 		if after := f.v.mowers[id]; after != before {
-			changes = append(changes, Change{id, before, after})
+			changes = append(changes, MowerChange{id, before, after})
 		}
 	}
 	clear(f.before)
 	f.v.mu.Unlock()
-	slices.SortFunc(changes, func(a, b Change) int { return cmp.Compare(a.ID, b.ID) })
+	slices.SortFunc(changes, func(a, b MowerChange) int { return cmp.Compare(a.ID, b.ID) })
 	return changes
 }
 

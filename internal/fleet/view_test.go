@@ -79,6 +79,8 @@ func parse(t testing.TB, text string) *fleet.Where {
 	return w
 }
 
+func withID(id string) jetstream.PublishOpt { return jetstream.WithMsgID(id) }
+
 func ids(all []*fleet.Mower) string {
 	var s []string
 	for _, m := range all {
@@ -92,6 +94,7 @@ func TestView(t *testing.T) {
 	s := natstest.Start(t)
 	js := connect(t, s.URL())
 	setup(t, js, 1, 2*time.Second)
+	check(t, js.DeleteKeyValue(testContext(t), fleet.BucketMowers)) // an engine with another way to enrol
 	p := fleettest.New(js)
 	p.State("m1", "power/battery", fleettest.Sensor(map[string]any{"level": 15.5, "charging": true}, map[string]string{"level": "%"}))
 	p.State("m1", "navigation/status", fleettest.Status("mowing"))

@@ -141,9 +141,9 @@ func (w *Where) match(s subject) bool { return w == nil || w.root == nil || w.ro
 // String returns the text that it was made of.
 func (w *Where) String() string { return w.text }
 
-// Topics returns the topics whose messages are asked for by name.
+// Topics returns the topics whose messages are asked for by name; never nil.
 func (w *Where) Topics() []string {
-	var topics []string
+	topics := []string{}
 	if w != nil && w.root != nil {
 		w.root.topics(&topics)
 	}

@@ -214,7 +214,7 @@ func TestWhereTopics(t *testing.T) {
 		t.Error(got)
 	}
 	var none *Where
-	if !none.All() || none.Topics() != nil || !none.Match(&Mower{}, testNow) {
+	if !none.All() || len(none.Topics()) != 0 || !none.Match(&Mower{}, testNow) {
 		t.Error("no selector selects not all")
 	}
 }
