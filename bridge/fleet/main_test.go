@@ -33,3 +33,14 @@ func eventually(t testing.TB, what string, f func() bool) {
 		}
 	}
 }
+
+// later stops something at the end of the test.
+func later(t testing.TB, stop func(context.Context) error) {
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		if err := stop(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+}
