@@ -48,7 +48,7 @@ func (f Filter) Check() error {
 	if _, err := fleet.ParseClass(string(f.Class)); err != nil {
 		return fmt.Errorf("class %w", err)
 	}
-	for _, never := range []string{"commands/#", "responses/#", "fleet/#"} {
+	for _, never := range neverUp() {
 		if topic.Overlap(f.Filter, never) {
 			return fmt.Errorf("it matches topics of %s, which do not go up: name what is to go up, such as power/# or system/events/+", never)
 		}
@@ -61,6 +61,9 @@ func (f Filter) Check() error {
 	}
 	return nil
 }
+
+// neverUp are topics that do not go up: what is between two programs of the mower, and names that the uplink's own records have.
+func neverUp() []string { return []string{"commands/#", "responses/#", "fleet/#"} }
 
 // A selection finds the filter of a topic.
 type selection struct{ filters []Filter }

@@ -13,16 +13,14 @@ import (
 // ID is the service of the uplink on the mower's bus.
 const ID = "fleet"
 
-// Options configure an uplink. Mower, URL and Dir are required.
+// Options configure an uplink. Mower, Engine and Dir are required.
 type Options struct {
 	Mower   string         // the mower's id in the fleet
 	Version string         // of the program
 	Client  client.Options // how to reach the bus; ID and what concerns sessions are set by Start. The uplink has two connections
 	Logger  *slog.Logger   // nil is discarded
 
-	URL         string // of the engine: nats://, tls://, or several separated by commas
-	Credentials string // file of the mower's credentials; "" has none
-	CAFile      string // authorities that may have signed the engine's certificate, PEM; "" is the system's
+	Engine fleet.Engine // where the fleet meets; its Log is Logger
 
 	Dir string // of the outbox and of the record of commands; a directory of the uplink's own, made when missing
 
@@ -35,13 +33,6 @@ type Options struct {
 	Unsigned bool     // commands need no signature
 }
 
-// Bounds are what the outbox holds. Zero is the default.
-type Bounds struct {
-	Bytes  int64                         // in all; 0 is 64 MiB
-	ByByte map[fleet.Class]int64         // of a class; none is Bytes
-	Age    map[fleet.Class]time.Duration // none is 7 days for telemetry, 30 for events, 365 for alerts
-}
-
 const defaultBatchInterval = 10 * time.Second
 
 // withDefaults returns o with its defaults, or what is wrong with it.
@@ -49,8 +40,8 @@ func (o Options) withDefaults() (Options, error) {
 	if err := fleet.CheckMower(o.Mower); err != nil {
 		return o, err
 	}
-	if o.URL == "" {
-		return o, errors.New("the URL of the engine is missing")
+	if _, err := o.Engine.Protocol(); err != nil {
+		return o, err
 	}
 	if o.Dir == "" {
 		return o, errors.New("the directory is missing")
@@ -73,4 +64,10 @@ func (o Options) withDefaults() (Options, error) {
 		}
 	}
 	return o, nil
+}
+
+func (o Options) engine() fleet.Engine {
+	e := o.Engine
+	e.Log = o.Logger
+	return e
 }

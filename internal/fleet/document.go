@@ -8,7 +8,7 @@ import (
 // Headers of messages at a NATS engine; at an MQTT engine they are user properties. Besides, a history record has Nats-Msg-Id (NATS) or
 // message-id (MQTT): the message_id of its envelope, or of a batch what the uplink made of those.
 const (
-	HeaderBatch    = "Lawnberry-Batch"  // how many messages the record holds: each a line of JSON {"t": Unix seconds of arrival, "m": the message}
+	HeaderBatch    = "Lawnberry-Batch"  // how many messages the record holds: each a line of JSON {"t": Unix seconds of arrival, "m": the message; one that is no JSON as text, or else {"base64": …}}
 	HeaderOrigin   = "Lawnberry-Origin" // the mower that it comes from
 	HeaderHops     = "Lawnberry-Hops"   // how many bridges it has passed
 	HeaderEncoding = "Content-Encoding" // gzip, of the whole body; absent when it is as it is
@@ -54,7 +54,7 @@ type Loss struct {
 	Count uint64    `json:"count"`
 	First time.Time `json:"first"` // arrival of the oldest and the newest of them
 	Last  time.Time `json:"last"`
-	Why   string    `json:"why"` // of the latest: "age", "bytes" or "disk"
+	Why   string    `json:"why"` // of the latest: "age", "bytes", "disk", "size" (too large for the engine) or "topics" (too many of them)
 }
 
 // A JobEnd is how a job ended: the record of [OwnJobs].

@@ -20,7 +20,7 @@ const (
 
 // Roots of what the bridge itself says: as topics of a mower they are not of its bus.
 const (
-	OwnLosses = "fleet/losses" // history: what the outbox had to drop, a Losses
+	OwnLosses = "fleet/losses" // history: what the outbox had to drop since it said so last, a Losses
 	OwnJobs   = "fleet/jobs"   // history: how a job ended, a JobEnd
 )
 

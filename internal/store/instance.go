@@ -227,8 +227,8 @@ func (in *instance) apply(group []*request) (err error) {
 	return b.Close()
 }
 
-func (in *instance) scan(prefix []byte, f func(key, value []byte) error) (err error) {
-	o := &pebble.IterOptions{LowerBound: prefix, UpperBound: after(prefix)}
+func (in *instance) scan(from, to []byte, f func(key, value []byte) error) (err error) {
+	o := &pebble.IterOptions{LowerBound: from, UpperBound: to}
 	it, err := in.db.NewIter(o)
 	if err != nil {
 		return fmt.Errorf("store: %w", err)

@@ -77,7 +77,7 @@ func (in *instance) verify() (err error) {
 			err = fmt.Errorf("%v", p)
 		}
 	}()
-	if err := in.scan(nil, func(_, _ []byte) error { return nil }); err != nil {
+	if err := in.scan(nil, nil, func(_, _ []byte) error { return nil }); err != nil {
 		return err
 	}
 	if err := in.db.CheckLevels(nil); err != nil {

@@ -142,7 +142,16 @@ func (s *Store) Scan(prefix []byte, f func(key, value []byte) error) error {
 	if err != nil {
 		return err
 	}
-	return in.scan(prefix, f)
+	return in.scan(prefix, after(prefix), f)
+}
+
+// Range is Scan for the keys from from up to, not including, to; a nil to is up to the end.
+func (s *Store) Range(from, to []byte, f func(key, value []byte) error) error {
+	in, err := s.current()
+	if err != nil {
+		return err
+	}
+	return in.scan(from, to, f)
 }
 
 // current returns the open instance, opening one when the last has failed.

@@ -1,0 +1,143 @@
+package fleet
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"strconv"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+	"github.com/klauspost/compress/gzip"
+
+	"github.com/lawnberry/lawnberry/internal/fleet"
+	"github.com/lawnberry/lawnberry/message"
+)
+
+const (
+	compressAbove = 1000     // bytes
+	batchBytes    = 64 << 10 // of a batch, before it is compressed: it is sealed then
+	batchCount    = 1000     // messages, likewise
+)
+
+// Batches collect telemetry by topic until it is sealed. Their methods may be called concurrently.
+type batches struct {
+	interval time.Duration
+
+	mu   sync.Mutex // guards open
+	open map[string]*batch
+}
+
+// A batch is lines as fleet.HeaderBatch says.
+type batch struct {
+	lines   []byte
+	count   int
+	arrival time.Time // of the first
+}
+
+func newBatches(interval time.Duration) *batches {
+	return &batches{interval: interval, open: map[string]*batch{}}
+}
+
+// add adds a message, and returns the batch when it is full.
+func (b *batches) add(topic string, body []byte, arrival time.Time) *record {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	x := b.open[topic]
+	if x == nil {
+		x = &batch{arrival: arrival}
+		b.open[topic] = x
+	}
+	x.lines = appendLine(x.lines, body, arrival)
+	x.count++
+	if len(x.lines) < batchBytes && x.count < batchCount {
+		return nil
+	}
+	delete(b.open, topic)
+	return x.seal(topic)
+}
+
+// due returns the batches that have waited long enough, or all.
+func (b *batches) due(all bool) (sealed []*record) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for topic, x := range b.open {
+		if all || time.Since(x.arrival) >= b.interval {
+			delete(b.open, topic)
+			sealed = append(sealed, x.seal(topic))
+		}
+	}
+	return sealed
+}
+
+// waiting returns how many messages are in no sealed batch.
+func (b *batches) waiting() (n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, x := range b.open {
+		n += x.count
+	}
+	return n
+}
+
+func (x *batch) seal(topic string) *record {
+	r := &record{topic: topic, class: fleet.Telemetry, id: uuid.NewString(), body: x.lines, count: x.count, batch: true, arrival: x.arrival}
+	r.compress()
+	return r
+}
+
+// appendLine appends a message: what is no JSON as text, and what is no text as base64.
+func appendLine(lines, body []byte, arrival time.Time) []byte {
+	lines = append(lines, `{"t":`...)
+	lines = strconv.AppendFloat(lines, float64(arrival.UnixMicro())/1e6, 'f', -1, 64)
+	lines = append(lines, `,"m":`...)
+	switch {
+	case len(body) == 0:
+		lines = append(lines, "null"...)
+	case json.Valid(body):
+		if bytes.ContainsAny(body, "\n\r") {
+			var b bytes.Buffer
+			_ = json.Compact(&b, body) // it is valid
+			body = b.Bytes()
+		}
+		lines = append(lines, body...)
+	case utf8.Valid(body):
+		text, _ := json.Marshal(string(body)) // a text can be encoded
+		lines = append(lines, text...)
+	default:
+		text, _ := json.Marshal(map[string]string{"base64": base64.StdEncoding.EncodeToString(body)})
+		lines = append(lines, text...)
+	}
+	return append(lines, '}', '\n')
+}
+
+// compress has the body compressed if that is worth it.
+func (r *record) compress() {
+	if len(r.body) <= compressAbove {
+		return
+	}
+	var b bytes.Buffer
+	w := gzip.NewWriter(&b)
+	_, err := w.Write(r.body)
+	if err != nil || w.Close() != nil || b.Len() >= len(r.body) { // a buffer takes all
+		return
+	}
+	r.body, r.gzip = b.Bytes(), true
+}
+
+// recordID returns the id of a message's record, by which repetitions are known: the message's, if nobody else can have it. Others have one
+// that follows from all that is in the message, and what has no envelope has one of its own.
+func recordID(topic string, m *message.Message, body []byte) string {
+	if m.Raw {
+		return uuid.NewString()
+	}
+	if id, err := uuid.Parse(m.Metadata.ID); err == nil && len(m.Metadata.ID) == 36 {
+		return id.String()
+	}
+	sum := sha256.Sum256(append([]byte(topic+"\x00"), body...))
+	return hex.EncodeToString(sum[:16])
+}

@@ -1,0 +1,199 @@
+package fleet
+
+import (
+	"errors"
+	"time"
+
+	"github.com/lawnberry/lawnberry/internal/fleet"
+	"github.com/lawnberry/lawnberry/internal/store"
+)
+
+// A queue holds the records of one topic, in their order: first those on the disk, of which the next few are known, then those that are in
+// memory only.
+type queue struct {
+	number uint32
+	topic  string
+	class  fleet.Class
+	stream string // at the engine, as far as it is known
+	saved  bool   // topic and class are on the disk
+
+	// On the disk are the records from kept up to, not including, next. Those before first are sent or dropped, and still to be deleted.
+	kept, first, next uint64
+	maybe             uint64  // records up to it may be on the disk too, though their commit failed
+	ahead             []entry // the next of those on the disk; all of them as long as they are few
+	recent            []entry
+
+	records  int   // on the disk from first on, and in memory
+	messages int64 // in them
+	bytes    int64
+
+	doubt  bool   // whether the first of them was stored by the engine already is not known
+	flight uint64 // order of the record that is being sent; 0 when none is
+	fate   *entry // the record that is being sent, when it was dropped meanwhile
+	why    string // for which it was
+}
+
+const (
+	lookAhead = 160 // entries of a queue that are read at once
+	maxKept   = 64  // records that are done with and not deleted yet; lookAhead exceeds it, so that they are recognised
+)
+
+var errEnough = errors.New("enough")
+
+func (q *queue) onDisk() bool { return q.first < q.next }
+
+// look reads what is ahead on the disk, unless enough of it is known.
+func (q *queue) look(s *store.Store, n int) error {
+	if !q.onDisk() || len(q.ahead) >= n || len(q.ahead) > 0 && q.ahead[len(q.ahead)-1].seq+1 >= q.next {
+		return nil
+	}
+	if s == nil {
+		return errNoStore
+	}
+	from := q.first
+	if len(q.ahead) > 0 {
+		from = q.ahead[len(q.ahead)-1].seq + 1
+	}
+	err := s.Range(recordKey(q.number, from), recordKey(q.number, q.next), func(key, value []byte) error {
+		_, seq, ok := parseRecordKey(key)
+		_, e, err := decodeRecord(value)
+		if !ok || err != nil {
+			return nil //nolint:nilerr // it was counted as lost when the outbox was opened
+		}
+		e.seq = seq
+		q.ahead = append(q.ahead, e)
+		if len(q.ahead) >= lookAhead {
+			return errEnough
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, errEnough) {
+		return err
+	}
+	if len(q.ahead) == 0 { // nothing of it can be read
+		q.first = q.next
+	}
+	return nil
+}
+
+// head returns the first record, nil when there is none.
+func (q *queue) head(s *store.Store) (*entry, error) {
+	if err := q.look(s, 1); err != nil {
+		return nil, err
+	}
+	switch {
+	case len(q.ahead) > 0:
+		return &q.ahead[0], nil
+	case len(q.recent) > 0:
+		return &q.recent[0], nil
+	}
+	return nil, nil //nolint:nilnil // there is none
+}
+
+// pop removes the head, which was looked at.
+func (q *queue) pop() (e entry) {
+	if len(q.ahead) > 0 {
+		e, q.ahead = q.ahead[0], q.ahead[1:]
+		q.first = e.seq + 1
+		if len(q.ahead) == 0 {
+			q.ahead = nil
+		}
+	} else {
+		e = q.recent[0]
+		q.popRecent()
+	}
+	q.count(&e, -1)
+	return e
+}
+
+func (q *queue) popRecent() {
+	q.recent[0] = entry{}
+	if q.recent = q.recent[1:]; len(q.recent) == 0 {
+		q.recent = nil
+	}
+}
+
+func (q *queue) count(e *entry, sign int) {
+	q.records += sign
+	q.messages += int64(sign * e.count)
+	q.bytes += int64(sign) * e.size
+}
+
+// body returns the record of its head.
+func (q *queue) body(s *store.Store, e *entry) (r record, err error) {
+	value := e.value
+	if value == nil {
+		if s == nil {
+			return r, errNoStore
+		}
+		err := s.Range(recordKey(q.number, e.seq), recordKey(q.number, e.seq+1), func(_, v []byte) error {
+			value = append([]byte(nil), v...)
+			return nil
+		})
+		if err != nil {
+			return r, err
+		}
+	}
+	if r, _, err = decodeRecord(value); err != nil {
+		return r, err
+	}
+	r.topic, r.class = q.topic, q.class
+	return r, nil
+}
+
+// write adds to b what is to change on the disk: deletions, and with all the records that are in memory only. done is to be called when it is there.
+func (q *queue) write(b *store.Batch, all bool) (done func()) {
+	if q.kept < q.first {
+		if q.first-q.kept <= 4 {
+			for seq := q.kept; seq < q.first; seq++ {
+				b.Delete(recordKey(q.number, seq))
+			}
+		} else {
+			b.DeleteRange(recordKey(q.number, q.kept), recordKey(q.number, q.first))
+		}
+	}
+	first, next, wrote := q.first, q.next, 0
+	if all && len(q.recent) > 0 || q.maybe > 0 {
+		if q.maybe > 0 {
+			b.DeleteRange(recordKey(q.number, q.next), recordKey(q.number, q.maybe+1))
+		}
+		if all {
+			for i := range q.recent {
+				b.Set(recordKey(q.number, next), q.recent[i].value)
+				next++
+				wrote++
+			}
+			if wrote > 0 {
+				q.maybe = max(q.maybe, next-1)
+			}
+		}
+	}
+	return func() {
+		q.kept, q.maybe = first, 0
+		complete := !q.onDisk() || len(q.ahead) > 0 && q.ahead[len(q.ahead)-1].seq+1 == q.next
+		for i := range wrote {
+			e := q.recent[i]
+			e.seq, e.value = q.next+uint64(i), nil
+			if complete && len(q.ahead) < lookAhead {
+				q.ahead = append(q.ahead, e)
+			} else {
+				complete = false
+			}
+		}
+		q.next = next
+		if q.recent = q.recent[wrote:]; len(q.recent) == 0 {
+			q.recent = nil
+		}
+	}
+}
+
+// age is how old the first record is that is known without the disk; 0 when none is.
+func (q *queue) age(now time.Duration) time.Duration {
+	switch {
+	case len(q.ahead) > 0:
+		return now - q.ahead[0].at
+	case !q.onDisk() && len(q.recent) > 0:
+		return now - q.recent[0].at
+	}
+	return 0
+}
