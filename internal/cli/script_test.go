@@ -211,6 +211,9 @@ func TestScripts(t *testing.T) {
 			"eventually": cmdEventually,
 			"freeport":   cmdFreePort,
 			"untilexits": cmdUntilExits,
+			"engine":     cmdEngine(t),
+			"mower":      cmdMower,
+			"past":       cmdPast,
 		},
 	})
 }
