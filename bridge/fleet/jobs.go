@@ -12,6 +12,7 @@ import (
 	"github.com/lawnberry/lawnberry/client"
 	"github.com/lawnberry/lawnberry/internal/fleet"
 	"github.com/lawnberry/lawnberry/message"
+	"github.com/lawnberry/lawnberry/service"
 )
 
 // A fate is what the engine is to do with a job.
@@ -47,6 +48,13 @@ func (d *downlink) takeJob(in inbound) fate {
 		if until, err = deadline(r); err == nil {
 			err = d.permit(r)
 		}
+		if err == nil && d.awaitService(r) {
+			r.received = time.Now()
+			until, err = deadline(r)
+		}
+		if d.ctx.Err() != nil {
+			return fateLater
+		}
 		if err == nil {
 			before, _, err = d.ledger.claim(e, r.received)
 		}
@@ -66,6 +74,25 @@ func (d *downlink) takeJob(in inbound) fate {
 		return fateOther
 	}
 	return d.tell(before)
+}
+
+// awaitService waits for the service that a job is for: a mower that was switched on takes its jobs before all its services are there. It waits for
+// half the time at most that the job may run, and reports whether it has waited. Who never comes, and who is no service that announces itself, is called then.
+func (d *downlink) awaitService(r *request) (waited bool) {
+	most := seconds(r.p.Timeout / 2)
+	for end := time.Now().Add(min(most, longestService)); time.Now().Before(end); waited = true {
+		for i := range d.o.service.Services("") {
+			if (i.ID == r.service || i.Type == r.service) && i.State != service.Offline && i.State != service.Starting && i.State != service.ShuttingDown {
+				return waited
+			}
+		}
+		select {
+		case <-time.After(servicePause):
+		case <-d.ctx.Done():
+			return waited
+		}
+	}
+	return waited
 }
 
 // jobEnded puts the end of a job that was not run into the history. One that names no id has none.
@@ -117,6 +144,9 @@ const (
 	jobBeat     = 5 * time.Second  // between signs of life of the engine meanwhile
 	jobAgain    = 15 * time.Second // after which a job comes again that could not be taken
 	jobsRequest = 10 * time.Second // that the engine may take to answer
+
+	longestService = time.Minute // that a job waits for its service
+	servicePause   = 50 * time.Millisecond
 )
 
 // pull takes jobs from a NATS engine until the downlink ends.
@@ -238,13 +268,13 @@ func (d *downlink) nextJob(nc *nats.Conn) (*nats.Msg, error) {
 
 // doJob runs a job that came, and says what is to become of it.
 func (d *downlink) doJob(m *nats.Msg) {
-	service, err := fleet.ParseJobSubject(d.o.mower, m.Subject)
+	target, err := fleet.ParseJobSubject(d.o.mower, m.Subject)
 	if err != nil {
 		d.malformed.Add(1)
 		_ = m.Term()
 		return
 	}
-	in := inbound{lane: laneJob, service: service, body: m.Data, header: m.Header.Get, received: time.Now()}
+	in := inbound{lane: laneJob, service: target, body: m.Data, header: m.Header.Get, received: time.Now()}
 	ended := make(chan struct{})
 	beating := make(chan struct{})
 	go func() { // so that it does not come again while it runs
@@ -282,11 +312,11 @@ func (d *downlink) hear(nc *nats.Conn) error {
 	for _, subject := range []string{fleet.CommandSubject(d.o.mower, fleet.StopService), fleet.CommandFilter(d.o.mower)} {
 		stops := subject != fleet.CommandFilter(d.o.mower)
 		sub, err := nc.Subscribe(subject, func(m *nats.Msg) {
-			service, err := fleet.ParseCommandSubject(d.o.mower, m.Subject)
-			if !stops && service == fleet.StopService {
+			target, err := fleet.ParseCommandSubject(d.o.mower, m.Subject)
+			if !stops && target == fleet.StopService {
 				return // the other subscription has it
 			}
-			in := inbound{lane: laneCommand, service: service, body: m.Data, header: m.Header.Get, received: time.Now()}
+			in := inbound{lane: laneCommand, service: target, body: m.Data, header: m.Header.Get, received: time.Now()}
 			reply := d.replyTo(nc, m)
 			if err != nil {
 				d.malformed.Add(1)

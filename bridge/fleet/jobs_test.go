@@ -86,6 +86,24 @@ func TestJobs(t *testing.T) {
 	}
 }
 
+// A job waits for its service while the mower starts, and not for ever.
+func TestJobWaitsForService(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, natstest.Start(t), nil)
+	ctx := allowedTime(t)
+	id, err := y.anna.AddJob(ctx, yardMower, "power", "count", named("x"), time.Now().Add(time.Hour), 2*time.Minute)
+	must(t, err)
+	never, err := y.anna.AddJob(ctx, yardMower, "nobody", "count", named("x"), time.Now().Add(time.Hour), time.Second)
+	must(t, err)
+	if e := y.end(never); e.Code != client.CodeNoSuchService {
+		t.Errorf("%+v", e)
+	}
+	y.service("power")
+	if e := y.end(id); !e.Success || y.runs("power x") != 1 {
+		t.Errorf("%+v", e)
+	}
+}
+
 // A job whose deadline passes while the mower is away is not run, nor one that comes all the same after it.
 func TestJobDeadline(t *testing.T) {
 	t.Parallel()
