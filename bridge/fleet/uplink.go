@@ -96,13 +96,16 @@ func Start(ctx context.Context, o Options) (_ *Uplink, err error) {
 	if u.tap, err = openTap(ctx, u); err != nil {
 		return nil, err
 	}
+	if err = u.startDown(); err != nil { // before the fleet is told that the mower is there
+		return nil, err
+	}
 	again := []chan struct{}{make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{}, 1)}
 	u.work.Go(func() { u.watch(running, again) })
 	u.work.Go(func() { u.history.run(running, finish, again[0]) })
 	u.work.Go(func() { u.latest.run(running, again[1]) })
 	u.work.Go(func() { u.keepPresence(running, again[2]) })
 	u.work.Go(func() { u.keepBox(running) })
-	return u, u.startDown()
+	return u, nil
 }
 
 // setup is called when the service is connected.
