@@ -149,7 +149,7 @@ func (u *UI) handler() http.Handler {
 			http.SetCookie(w, &http.Cookie{Name: u.cookie, Value: u.key, Path: "/", HttpOnly: true, SameSite: http.SameSiteStrictMode})
 			// Not a redirect: a cookie that is strict does not come along when another program has opened the URL.
 			h.Set("Content-Type", "text/html; charset=utf-8")
-			_, _ = w.Write([]byte(`<!doctype html><title>Lawnberry fleet</title><meta http-equiv="refresh" content="0; url=/"><a href="/">The fleet</a>`))
+			_, _ = w.Write([]byte(`<!doctype html><title>Lawnberry fleet</title><link rel="icon" href="data:,"><meta http-equiv="refresh" content="0; url=/"><a href="/">The fleet</a>`))
 			return
 		case !u.knows(r):
 			fail(w, http.StatusForbidden, "open the URL that lawnberry fleet ui has printed: it has the key in it")

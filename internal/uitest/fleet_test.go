@@ -205,6 +205,13 @@ func TestFleetStop(t *testing.T) {
 	b.says("#fate.loud", "NOT STOPPED, IT MAY STILL MOVE")
 	b.says("#fate.loud", "mower-0009 is offline <b>& away</b>")
 	b.picture("fleet-stop")
+	// It cannot be overlooked either when another mower is looked at, until somebody says that they have seen it.
+	b.click("#rows [data-mower=mower-0011]")
+	b.says(".loud[data-fate=mower-0009]", "NOT STOPPED, IT MAY STILL MOVE")
+	b.click("[data-fate] button:last-child")
+	b.until("seen", "!document.querySelector('[data-fate]')")
+	b.click("#rows [data-mower=mower-0009]")
+	b.until("the other again", "document.querySelector('#detail').dataset.of === 'mower-0009'")
 	w.mu.Lock()
 	if got := fmt.Sprint(w.stopped); got != "[mower-0007 mower-0009]" {
 		t.Errorf("stopped: %s", got)

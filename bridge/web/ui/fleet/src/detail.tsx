@@ -1,7 +1,7 @@
 // One mower: what it says, and STOP.
 
-import { useEffect, useState } from "preact/hooks";
-import { type Row, state, stop } from "./feed";
+import { useEffect, useRef, useState } from "preact/hooks";
+import { fates, press, type Row, state } from "./feed";
 import { ago } from "./table";
 
 interface Report {
@@ -12,14 +12,6 @@ interface Report {
   oldest?: string | null;
 }
 
-// A Fate is what became of a STOP.
-interface Fate {
-  id: string;
-  text: string;
-  bad: boolean;
-  busy: boolean;
-}
-
 function said(message: unknown): string {
   const m = message as { metadata?: unknown; payload?: { data?: unknown } } | null;
   const inner = m && typeof m === "object" && m.metadata && m.payload ? m.payload.data ?? m.payload : message;
@@ -28,8 +20,10 @@ function said(message: unknown): string {
 
 export function Detail({ row, close }: { row: Row; close: () => void }) {
   const [report, set] = useState<Report>();
-  const [fate, say] = useState<Fate>();
+  const box = useRef<HTMLElement>(null);
   const id = row.id;
+  const fate = fates.get(id);
+  useEffect(() => box.current?.scrollIntoView({ block: "nearest" }), [id]); // on a phone it is above what was touched
   useEffect(() => {
     set(undefined);
     let over = false;
@@ -46,17 +40,10 @@ export function Detail({ row, close }: { row: Row; close: () => void }) {
       clearInterval(t);
     };
   }, [id]);
-  const press = () => {
-    say({ id, text: "STOP is on its way…", bad: false, busy: true });
-    stop(id).then(
-      (text) => say({ id, text: `${text}.`, bad: false, busy: false }),
-      (e: Error) => say({ id, text: `NOT STOPPED, IT MAY STILL MOVE: ${e.message}`, bad: true, busy: false }),
-    );
-  };
   const now = Date.now();
   const lost = Object.entries(report?.presence?.lost ?? {}).filter(([, l]) => l?.count > 0);
   return (
-    <section class="card detail" id="detail" data-of={id} aria-label={`Mower ${id}`}>
+    <section ref={box} class="card detail" id="detail" data-of={id} aria-label={`Mower ${id}`}>
       <div class="tools">
         <h2>{id}</h2>
         <span class="grow" />
@@ -64,11 +51,11 @@ export function Detail({ row, close }: { row: Row; close: () => void }) {
       </div>
       {state.stops && (
         <div class="stopbox">
-          <button class="stop" id="stop" onClick={press}>STOP {id}</button>
+          <button class="stop" id="stop" onClick={() => press(id)}>STOP {id}</button>
           <small>Engages its emergency stop. It is released beside the mower, not from here.</small>
         </div>
       )}
-      {fate?.id === id && <p id="fate" role="alert" class={fate.bad ? "loud" : fate.busy ? "" : "good"}>{fate.text}</p>}
+      {fate && <p id="fate" role="alert" class={fate.bad ? "loud" : fate.busy ? "" : "good"}>{fate.text}</p>}
       <dl>
         <dt>Link</dt><dd>{row.on ? "online" : "offline"}, heard {ago(row.h, now)}{row.h && now - row.h > 2000 ? " ago" : ""}</dd>
         <dt>State</dt><dd>{row.s ?? "–"}</dd>

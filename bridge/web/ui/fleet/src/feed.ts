@@ -171,8 +171,33 @@ export function look(): void {
   });
 }
 
+// A Fate is what became of a STOP, of which there is one for each mower.
+export interface Fate {
+  text: string;
+  bad: boolean;
+  busy: boolean;
+}
+
+export const fates = new Map<string, Fate>();
+
+// press stops a mower. What becomes of it is kept, whatever is looked at meanwhile.
+export function press(id: string): void {
+  const say = (text: string, bad: boolean, busy: boolean) => {
+    fates.set(id, { text, bad, busy });
+    for (const f of [...listeners]) f();
+  };
+  say("STOP is on its way…", false, true);
+  stop(id).then((text) => say(`${text}.`, false, false), (e: Error) => say(`NOT STOPPED, IT MAY STILL MOVE: ${e.message}`, true, false));
+}
+
+// forget has what became of a STOP not be shown any more.
+export function forget(id: string): void {
+  fates.delete(id);
+  changed();
+}
+
 // stop engages the emergency stop of a mower. It throws what a person has to read.
-export async function stop(id: string): Promise<string> {
+async function stop(id: string): Promise<string> {
   let r: Response;
   try {
     r = await fetch(`/api/mowers/${encodeURIComponent(id)}/stop`, {

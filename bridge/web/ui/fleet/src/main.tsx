@@ -1,7 +1,7 @@
 import { Component, type ComponentChildren, render } from "preact";
 import { useEffect, useMemo, useReducer, useState } from "preact/hooks";
 import { Detail } from "./detail";
-import { listen, look, type Row, rows, setWhere, state } from "./feed";
+import { fates, forget, listen, look, type Row, rows, setWhere, state } from "./feed";
 import { drawn, FleetMap } from "./map";
 import { ago, type Key, sorted, Table } from "./table";
 import "../../src/style.css";
@@ -69,6 +69,20 @@ function Alerts({ all, choose, now }: { all: Row[]; choose: (id: string) => void
   );
 }
 
+// Fates are the STOPs that have failed, or are on their way, of mowers that are not looked at.
+function Fates({ chosen, choose }: { chosen: string; choose: (id: string) => void }) {
+  return (
+    <>
+      {[...fates].filter(([id, f]) => id !== chosen && (f.bad || f.busy)).map(([id, f]) => (
+        <p key={id} role="alert" class={f.bad ? "loud fate" : "fate card"} data-fate={id}>
+          <span>{id}: {f.text}</span>
+          <span class="buttons"><button onClick={() => choose(id)}>Look at it</button>{f.bad && <button onClick={() => forget(id)}>I have seen it</button>}</span>
+        </p>
+      ))}
+    </>
+  );
+}
+
 function App() {
   const [n, again] = useReducer((n: number) => n + 1, 0);
   const [by, setBy] = useState<Key>("worst");
@@ -118,6 +132,7 @@ function App() {
         </div>
       </header>
       <main class="fleet">
+        <Boundary name="What became of a STOP"><Fates chosen={chosen} choose={choose} /></Boundary>
         <Where />
         <Boundary name="The list of alerts"><Alerts all={all} choose={choose} now={now} /></Boundary>
         <div class={row ? "columns three" : "columns"}>

@@ -233,7 +233,7 @@ export function FleetMap({ rows, chosen, choose, theme }: { rows: Row[]; chosen:
   return (
     <section class="card mapcard" aria-label="Map">
       <div class="tools">
-        <h2>Map <small>{known} of {rows.length} have told where they are</small></h2>
+        <h2>Map <small>{known} of {rows.length}</small></h2>
         <span class="grow" />
         <button aria-pressed={frame === "earth"} onClick={() => { want("earth"); fit(); }}>Earth</button>
         <button aria-pressed={frame === "own"} onClick={() => { want("own"); fit(); }}>Own frames</button>
