@@ -3,7 +3,6 @@ package cli
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -44,42 +43,9 @@ code 4 when the engine knows no such mower.`,
 	return c
 }
 
-// A mowerReport is all that is known of a mower, in JSON.
-type mowerReport struct {
-	mowerLine
-	Presence *fleet.Presence        `json:"presence"`
-	Topics   map[string]topicReport `json:"topics"`
-	LeftOut  int                    `json:"topics_left_out"`
-}
-
-type topicReport struct {
-	Time    time.Time       `json:"time"`
-	Size    int             `json:"bytes"`
-	Message json.RawMessage `json:"message"` // as a text where it is no JSON; null when it is too large
-}
-
-// messageJSON returns a message that may be anything as JSON.
-func messageJSON(m *fleet.Message) json.RawMessage {
-	if m.Body == nil {
-		return json.RawMessage("null")
-	}
-	if json.Valid(m.Body) {
-		return m.Body
-	}
-	body, err := json.Marshal(strings.ToValidUTF8(string(m.Body), "\uFFFD"))
-	if err != nil {
-		return json.RawMessage("null")
-	}
-	return body
-}
-
 func (t *tool) showMower(m *fleet.Mower) error {
 	if t.json {
-		r := mowerReport{mowerLine: newMowerLine(m, nil, time.Now()), Presence: m.Presence, Topics: map[string]topicReport{}, LeftOut: m.LeftOut()}
-		for _, msg := range m.Topics() {
-			r.Topics[msg.Topic] = topicReport{msg.Time, msg.Size, messageJSON(msg)}
-		}
-		return writeJSON(t.stdout, r)
+		return writeJSON(t.stdout, m.Report(time.Now()))
 	}
 	for _, line := range mowerLines(m, time.Now(), t.colour(t.stdout), 120) {
 		if _, err := fmt.Fprintln(t.stdout, line); err != nil {
