@@ -26,7 +26,7 @@ type Uplink struct {
 	log     *slog.Logger
 	svc     *service.Service // on the mower's bus, with the rights of a service
 	latch   *safety.Latch
-	engine  *natsEngine
+	engine  wholeEngine
 	box     *outbox
 	batches *batches
 	history *history
@@ -80,7 +80,7 @@ func Start(ctx context.Context, o Options) (_ *Uplink, err error) {
 			return nil, fmt.Errorf("keys of operators: %w", err)
 		}
 	}
-	if u.engine, err = connectNATS(o.engine(), o.Mower, o.Logger); err != nil {
+	if u.engine, err = connect(o); err != nil {
 		return nil, err
 	}
 	u.history = newHistory(u.box, u.engine, o.Logger)
@@ -139,7 +139,7 @@ func (u *Uplink) startDown() (err error) {
 	if err != nil {
 		return err
 	}
-	return u.down.start(u.engine.nc)
+	return u.engine.serve(u.down)
 }
 
 // jobEnded puts the end of a job into the history.
