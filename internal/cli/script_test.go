@@ -213,6 +213,10 @@ func TestScripts(t *testing.T) {
 			"freeport":   cmdFreePort,
 			"natsserver": cmdNATSServer,
 			"untilexits": cmdUntilExits,
+			"engine":     cmdEngine(t),
+			"fleetjob":   cmdFleetJob,
+			"mower":      cmdMower,
+			"past":       cmdPast,
 		},
 	})
 }
