@@ -107,6 +107,8 @@ func (n *natsEngine) connected() (time.Time, bool) {
 
 func (n *natsEngine) changed() <-chan struct{} { return n.note }
 
+func (n *natsEngine) serve(d *downlink) error { return d.start(n.nc) }
+
 func (n *natsEngine) close() { n.nc.Close() }
 
 // request publishes a message and returns the answer. Its error is errUnsent, a *rejection, or leaves open what became of the message.

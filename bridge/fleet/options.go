@@ -22,6 +22,9 @@ type Options struct {
 
 	Engine fleet.Engine // where the fleet meets; its Log is Logger
 
+	// SessionExpiry is how long an MQTT engine keeps jobs for a mower that is away; 0 is 7 days.
+	SessionExpiry time.Duration
+
 	Dir string // of the outbox and of the record of commands; a directory of the uplink's own, made when missing
 
 	Up            []fleet.Filter // what goes up; nil is fleet.DefaultFilters
