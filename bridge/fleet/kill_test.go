@@ -184,6 +184,7 @@ func TestKilledUplink(t *testing.T) {
 			_ = process.Wait()
 			kills++
 			process = y.spawn()
+			y.present(true)
 		}
 	})
 	c := &tally{by: map[string]int{}}
