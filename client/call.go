@@ -146,7 +146,9 @@ func (c *Client) hearResponses() error {
 	}
 	s.sink = c.answer
 	c.responses, c.responseTopic = s, []byte(s.full)
-	c.table.add(s)
+	if !c.opts.Foreign {
+		c.table.add(s)
+	}
 	return nil
 }
 

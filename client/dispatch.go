@@ -41,6 +41,15 @@ func (d *Delivery) FullTopic() string {
 	return d.in.full
 }
 
+// Hold has the message of a delivery not be acknowledged when its handler returns, but when release is called, which may be never: then it comes again
+// to the next process, if the broker keeps the session. A handler calls it before it returns, once. What is held counts among what the broker may
+// have unacknowledged.
+func (c *Client) Hold(d *Delivery) (release func()) {
+	d.begun = true
+	c.keep(d.in)
+	return func() { c.handled(d.in) }
+}
+
 // user returns the value of the first user property of that name.
 func (d *Delivery) user(key string) (string, bool) {
 	for _, kv := range d.User {
@@ -195,6 +204,9 @@ func copyOf(payload, correlation []byte) (message.Message, []byte) {
 
 // judge decodes the body in d and holds it against the rules. What breaks one stays raw; its id is returned as far as it is known.
 func (c *Client) judge(in *inbound, n *name) (id string, err error) {
+	if c.opts.Foreign {
+		return "", nil
+	}
 	d := &in.d
 	lim := c.opts.Limits
 	body, err := c.unseal(d, n)

@@ -174,6 +174,10 @@ type Options struct {
 	Signing    *Signing    // nil neither signs nor verifies
 	Encryption *Encryption // nil neither encrypts nor decrypts
 
+	// Foreign says that the broker is no bus of ours: what comes is delivered as it came, as a raw message whatever is in it, and is not checked.
+	// Nothing is subscribed to for answers, so Call does not work.
+	Foreign bool
+
 	Commands     int // requests that ServeCommands handles at once, per call of it; 0 is 64
 	Limits       message.Limits
 	Uncompressed []string     // filters (relative or full) of topics whose messages are never compressed

@@ -413,6 +413,7 @@ type Receipt struct {
 	// Guarded by Client.mu.
 	safe, final     bool
 	err             error
+	unheard         bool
 	wait            chan error // of Publish
 	doneCh, finalCh chan struct{}
 }
@@ -449,6 +450,13 @@ func (r *Receipt) Err() error {
 	r.c.mu.Lock()
 	defer r.c.mu.Unlock()
 	return r.err
+}
+
+// Unheard reports whether the broker has said that nobody is subscribed to the topic (MQTT 5); it is valid after Delivered. Brokers need not say so.
+func (r *Receipt) Unheard() bool {
+	r.c.mu.Lock()
+	defer r.c.mu.Unlock()
+	return r.unheard
 }
 
 // Wait waits for Done and returns Err, or ctx's error when that ends first.

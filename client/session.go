@@ -364,6 +364,7 @@ func (c *Client) received(l *link, p *publication, a *packet.Ack) {
 		c.finish(l, p, a)
 		return
 	}
+	p.unheard = a.Code == packet.NoMatchingSubscribers
 	if p.seq != 0 {
 		c.noteRelease(p)
 		return
@@ -386,6 +387,7 @@ func (c *Client) finish(l *link, p *publication, a *packet.Ack) {
 		l.quota++
 	}
 	c.end(p)
+	p.unheard = p.unheard || a.Kind == packet.PUBACK && a.Code == packet.NoMatchingSubscribers
 	if a.Code >= packet.UnspecifiedError && a.Kind != packet.PUBCOMP {
 		p.lose(&RefusedError{Op: "publish", Topic: p.topic, Code: byte(a.Code), Text: string(a.Properties.ReasonString)})
 	} else {

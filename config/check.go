@@ -37,6 +37,7 @@ func (c *Config) Check() Problems {
 		report(SeverityWarning, "development.debug", "a bad network is simulated: not for a mower that moves")
 	}
 	c.checkHomeAssistant(report)
+	c.checkFleet(report)
 	if c.Services.HeartbeatTimeout <= c.Services.HeartbeatInterval {
 		report(SeverityError, "services.heartbeat_timeout", "must be longer than services.heartbeat_interval, or every service would be taken for offline")
 	}
@@ -311,7 +312,7 @@ func checkMock(id string) string {
 	if err := topic.CheckLevel("service", id); err != nil {
 		return err.Error()
 	}
-	if slices.Contains([]string{"emergency_stop", "web_bridge", "home_assistant"}, id) {
+	if slices.Contains([]string{"emergency_stop", "web_bridge", "home_assistant", "fleet"}, id) {
 		return quote(id) + " is a part of serve, which is not simulated"
 	}
 	return ""

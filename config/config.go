@@ -282,6 +282,7 @@ type HealthChecks struct {
 type Integration struct {
 	WebSocketBridge WebSocketBridge
 	HomeAssistant   HomeAssistant
+	Fleet           Fleet
 	CloudLogging    CloudLogging
 }
 
@@ -398,6 +399,9 @@ func Default() *Config {
 				DiscoveryPrefix: "homeassistant", BirthTopic: "homeassistant/status", DeviceName: "Lawnberry", DeviceID: "lawnberry",
 				MowerService: "navigation", StartCommand: "start_mowing", PauseCommand: "pause", DockCommand: "dock", Activities: defaultActivities(),
 			},
+			Fleet: Fleet{BatchInterval: 10 * time.Second, Outbox: FleetOutbox{
+				MaxSize: 64 << 20, TelemetryAge: 7 * 24 * time.Hour, EventAge: 30 * 24 * time.Hour, AlertAge: 365 * 24 * time.Hour,
+			}},
 			CloudLogging: CloudLogging{BatchSize: 100, FlushInterval: 60 * time.Second},
 		},
 	}

@@ -102,6 +102,9 @@ func (s *spec) jsonType() anyObject {
 	case *[]string:
 		return list(text)
 	case *[]any:
+		if s.path == fleetUp {
+			return list(fleetFilterSchema())
+		}
 		return list(accessRuleSchema())
 	case *map[string]int:
 		return mapping(number("integer"))

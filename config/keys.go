@@ -126,6 +126,8 @@ func sections() []section {
 		{"integration.websocket_bridge", "The bridge for browsers, with its dashboard."},
 		{"integration.home_assistant", "Home Assistant, by its MQTT discovery."},
 		{"integration.home_assistant.origin", "Where the lawn's frame begins, on the globe."},
+		{"integration.fleet", "The uplink to a fleet of mowers."},
+		{"integration.fleet.outbox", "What waits while the engine of the fleet is not reached."},
 		{"integration.cloud_logging", "Logs to a server on the network."},
 		{"development", "Help while developing."},
 		{"development.mock_services", "Simulated services."},

@@ -83,6 +83,9 @@ integration:
   home_assistant:
     {enabled: true, discovery_prefix: ha, birth_topic: ha/status, device_name: Mower, device_id: mower, mower_service: mission, start_command: go,
     pause_command: halt, dock_command: home, activities: {cutting: mowing}, origin: {latitude: 47.5, longitude: -8.5}}
+  fleet: {enabled: true, url: "tls://a.example:4222,tls://b.example:4222", mower_id: m-7, credentials: m.creds, ca_file: ca.pem,
+    up: [{filter: power/battery, class: telemetry, rate: 30}], down: [navigation/dock], keys_file: keys, allow_unsigned: true, batch_interval: 11,
+    outbox: {max_size: 2000000, telemetry_size: 1, telemetry_age: 61, event_size: 2, event_age: 62, alert_size: 3, alert_age: 63}}
   cloud_logging: {enabled: true, endpoint: "https://example.com/logs", token: hunter2, batch_size: 101, flush_interval: 61}
 service_definitions:
   hardware: {service_type: hardware, dependencies: [], topics: {subscribe: [commands/hardware], publish: [sensors/+/data]}}
@@ -124,8 +127,8 @@ func TestEveryKey(t *testing.T) {
 			t.Errorf("%s still has its default %v", s.path, before[s.path])
 		}
 	}
-	if keys != 123 {
-		t.Errorf("%d keys, want 123: tell everyKey of the new one", keys)
+	if keys != 140 {
+		t.Errorf("%d keys, want 140: tell everyKey of the new one", keys)
 	}
 }
 
@@ -184,6 +187,8 @@ func another(s *spec) string {
 			return "a, b"
 		case "broker.external.urls":
 			return "tcp://a, ssl://b:8883"
+		case "integration.fleet.down":
+			return "a/b, c/*"
 		}
 		return "a, b/c"
 	case *string:
@@ -198,6 +203,8 @@ func another(s *spec) string {
 			return "127.0.0.9"
 		case s.path == "integration.cloud_logging.endpoint", s.path == "monitoring.tracing.endpoint":
 			return "https://a/b"
+		case s.path == "integration.fleet.url":
+			return "tls://a"
 		case s.isPath:
 			return "/some/where"
 		}
@@ -237,6 +244,8 @@ func TestEnvironment(t *testing.T) {
 				file = "security: {signing: {key_file: k}}"
 			case "security.encryption.enabled":
 				file = "security: {encryption: {key_file: k, topics: [a]}}"
+			case "integration.fleet.enabled":
+				file = "integration: {fleet: {url: \"tls://a\", mower_id: m}}"
 			case "integration.cloud_logging.enabled":
 				file = "integration: {cloud_logging: {endpoint: \"https://a/b\"}}"
 			case "client.tls.certfile":

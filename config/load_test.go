@@ -212,6 +212,32 @@ func TestProblems(t *testing.T) {
 			`error: mower.yaml:7: integration.home_assistant.start_command: "" does not fit, want the name of a command of at most 64 bytes`,
 			`error: mower.yaml:8: integration.home_assistant.origin.latitude: 91 is out of range, want -90 to 90`}},
 
+		// The fleet.
+		{"a fleet that is nowhere", "integration:\n  fleet: {enabled: true}\n", []string{
+			"error: mower.yaml:2: integration.fleet.url: integration.fleet.enabled needs the URL of the engine, such as tls://fleet.example:4222",
+			"error: mower.yaml:2: integration.fleet.mower_id: integration.fleet.enabled needs the id that the mower has in the fleet, that which it was enrolled with"}},
+		{"commands that nobody signs", "integration:\n  fleet:\n    {enabled: true, url: 'tls://a', mower_id: m, down: [navigation/dock]}\n", []string{
+			"error: mower.yaml:3: integration.fleet.keys_file: integration.fleet.down lets the fleet give commands, and nothing says whose signatures count: name a file " +
+				"with the operators' public keys (lawnberry key public), or set integration.fleet.allow_unsigned, to trust everyone whom the engine lets in"}},
+		{"commands from everyone, in the clear", "integration:\n  fleet:\n    enabled: true\n    url: nats://a\n    mower_id: m\n    down: [navigation/dock]\n    allow_unsigned: true\n", []string{
+			"warning: mower.yaml:4: integration.fleet.url: what goes to the fleet and comes from there can be read and changed on the way: use tls://",
+			"warning: mower.yaml:7: integration.fleet.allow_unsigned: everyone who may publish at the engine can give this mower the commands of integration.fleet.down"}},
+		{"what cannot be of a fleet", "integration:\n  fleet:\n    url: http://a\n    mower_id: a.b\n    down: [emergency_stop/release]\n", []string{
+			`error: mower.yaml:3: integration.fleet.url: "http://a" is no URL of an engine: want nats://, tls://, mqtt:// or mqtts:// and a host`,
+			`error: mower.yaml:4: integration.fleet.mower_id: "a.b" is no id of a mower: want letters, digits, _ and -, a letter or digit first`,
+			`error: mower.yaml:5: integration.fleet.down: "emergency_stop/release" can never be allowed: the fleet may engage the emergency stop, which needs no permission, and nothing else of it`}},
+		{"filters that do not go up", "integration:\n  fleet:\n    up:\n      - {filter: '#', class: event}\n      - {filter: $SYS/x, class: state}\n      - {filter: a/b, class: sate}\n" +
+			"      - {filter: a/b, class: event, rate: 5}\n      - {filter: a/b, class: state, rat: 5}\n      - a/b\n      - {class: state}\n      - {filter: lawnberry/a, class: state}\n" +
+			"      - {filter: a, class: event}\n", []string{
+			"error: mower.yaml:4: integration.fleet.up: filter 1: it matches topics of commands/#, which do not go up: name what is to go up, such as power/# or system/events/+",
+			"error: mower.yaml:4: integration.fleet.up: filter 2: only topics of the mower's namespace go up: name it without the namespace, such as power/battery",
+			`error: mower.yaml:4: integration.fleet.up: filter 3: class "sate" is unknown, want state, telemetry, event or alert`,
+			"error: mower.yaml:4: integration.fleet.up: filter 4: the class event has no rate: every message goes up",
+			`error: mower.yaml:4: integration.fleet.up: filter 5: unknown key "rat": a filter has filter, class or rate`,
+			"error: mower.yaml:4: integration.fleet.up: filter 6: want a mapping, such as {filter: power/battery, class: telemetry, rate: 60}",
+			"error: mower.yaml:4: integration.fleet.up: filter 7: filter is missing, such as power/battery",
+			`error: mower.yaml:4: integration.fleet.up: filter 9: the filter "a" is there twice`}},
+
 		// What is not there yet.
 		{"not supported", "monitoring:\n  metrics:\n    retention_period: 60\n", []string{
 			"warning: mower.yaml:3: monitoring.metrics.retention_period: not supported yet: the figures are kept by the Prometheus that fetches " +

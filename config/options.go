@@ -43,7 +43,7 @@ func (c *Config) BrokerLogLevel() slog.Level {
 
 // LogPackages returns the names of the parts of serve that can have a level of their own.
 func LogPackages() []string {
-	return []string{"app", "broker", "client", "homeassistant", "mosquitto", "safety", "service", "tracing", "web"}
+	return []string{"app", "broker", "client", "fleet", "homeassistant", "mosquitto", "safety", "service", "tracing", "web"}
 }
 
 // LogLevels returns the levels of the parts of serve that do not follow LogLevel: monitoring.logging.levels, and for the broker, where that says nothing,

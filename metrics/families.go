@@ -68,6 +68,10 @@ func Families() iter.Seq[Family] {
 			[]string{"client"}, MaxClients,
 		},
 	}
+	all = append(all, Family{
+		"lawnberry_fleet_messages_dropped_total", "Messages of the history that the fleet will never get, by class, of this outbox ever.", counter,
+		[]string{"class"}, maxFleetClasses,
+	})
 	all = append(all, families(brokerFigures(), 1)...)
 	all = append(all, families(sessionFigures(), MaxServices+1, "service")...)
 	all = append(all, families(mosquittoFigures(), 1)...)
@@ -77,6 +81,7 @@ func Families() iter.Seq[Family] {
 	all = append(all, families(hubFigures(), 1)...)
 	all = append(all, families(healthFigures(), 1)...)
 	all = append(all, families(browserFigures(), 1)...)
+	all = append(all, families(uplinkFigures(), 1)...)
 	slices.SortFunc(all, func(a, b Family) int { return cmp.Compare(a.Name, b.Name) })
 	return slices.Values(all)
 }
@@ -299,6 +304,45 @@ func browserFigures() []figure[Browsers] {
 		},
 		{"lawnberry_bridge_queued_messages", "Messages that wait for browsers.", gauge, func(b *Browsers) float64 { return float64(b.Queued) }},
 		{"lawnberry_bridge_topics", "Topics whose last values the bridge has.", gauge, func(b *Browsers) float64 { return float64(b.Topics) }},
+	}
+}
+
+// maxFleetClasses is how many classes of topics there are for a fleet.
+const maxFleetClasses = 4
+
+func uplinkFigures() []figure[Uplink] {
+	truth := func(b bool) float64 {
+		if b {
+			return 1
+		}
+		return 0
+	}
+	return []figure[Uplink]{
+		{"lawnberry_fleet_connected", "1 while the engine of the fleet is reached.", gauge, func(u *Uplink) float64 { return truth(u.Connected) }},
+		{"lawnberry_fleet_disk_failed", "1 while the outbox cannot be written.", gauge, func(u *Uplink) float64 { return truth(u.DiskFailed) }},
+		{"lawnberry_fleet_messages_taken_total", "Messages of the bus that go up.", counter, func(u *Uplink) float64 { return float64(u.Taken) }},
+		{
+			"lawnberry_fleet_messages_thinned_total", "Readings that are not in the history, as they came faster than their rate.", counter,
+			func(u *Uplink) float64 { return float64(u.Thinned) },
+		},
+		{"lawnberry_fleet_messages_sent_total", "Messages of the history that the engine has stored.", counter, func(u *Uplink) float64 { return float64(u.Sent) }},
+		{"lawnberry_fleet_latest_sent_total", "Latest values that the engine has stored.", counter, func(u *Uplink) float64 { return float64(u.Latest) }},
+		{
+			"lawnberry_fleet_latest_conflated_total", "Latest values that a newer one overtook.", counter,
+			func(u *Uplink) float64 { return float64(u.Conflated) },
+		},
+		{
+			"lawnberry_fleet_records_resolved_total", "Records of which the engine was asked whether it has them, after a lost acknowledgement or a restart.", counter,
+			func(u *Uplink) float64 { return float64(u.Resolved) },
+		},
+		{
+			"lawnberry_fleet_records_repeated_total", "Records that the engine had already, or that the bus sent again.", counter,
+			func(u *Uplink) float64 { return float64(u.Repeated) },
+		},
+		{"lawnberry_fleet_topics_refused", "Topics that the engine does not take.", gauge, func(u *Uplink) float64 { return float64(u.Refused) }},
+		{"lawnberry_fleet_backlog_messages", "Messages of the history that wait.", gauge, func(u *Uplink) float64 { return float64(u.Backlog) }},
+		{"lawnberry_fleet_backlog_bytes", "Bytes of the history that waits.", gauge, func(u *Uplink) float64 { return float64(u.BacklogBytes) }},
+		{"lawnberry_fleet_backlog_age_seconds", "Age of what waits longest.", gauge, func(u *Uplink) float64 { return u.Oldest.Seconds() }},
 	}
 }
 

@@ -53,12 +53,27 @@ type Options struct {
 	Hub       func() safety.Status           // what its hub knows, if it is in this process
 	Health    func() (h service.Health, known bool)
 	Browsers  func() Browsers
+	Uplink    func() (u Uplink, there bool) // to a fleet
 }
 
 // Browsers are the figures of the bridge to browsers.
 type Browsers struct {
 	Connections, Queued, Topics                 int
 	Opened, Refused, Stalled, Dropped, Messages uint64
+}
+
+// An Uplink is the figures of the uplink to a fleet.
+type Uplink struct {
+	Connected  bool
+	DiskFailed bool
+
+	Taken, Thinned, Sent, Latest, Conflated, Resolved, Repeated uint64 // messages and records
+
+	Refused      int // topics
+	Backlog      int64
+	BacklogBytes int64
+	Oldest       time.Duration     // age of what waits longest
+	Dropped      map[string]uint64 // messages, by class
 }
 
 // Handler serves the figures of o, of the process and of the Go runtime, in the formats of Prometheus. It answers four scrapes at once, and
@@ -123,6 +138,14 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	if c.o.Browsers != nil {
 		stats := c.o.Browsers()
 		each(s, browserFigures(), &stats)
+	}
+	if c.o.Uplink != nil {
+		if u, there := c.o.Uplink(); there {
+			each(s, uplinkFigures(), &u)
+			for class, n := range u.Dropped {
+				s.put("lawnberry_fleet_messages_dropped_total", float64(n), class)
+			}
+		}
 	}
 }
 

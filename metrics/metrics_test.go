@@ -80,6 +80,9 @@ func running(t *testing.T) metrics.Options {
 			return service.Health{State: service.Degraded, Reasons: []string{"a", "b"}}, true
 		},
 		Browsers: func() metrics.Browsers { return metrics.Browsers{Connections: 2} },
+		Uplink: func() (metrics.Uplink, bool) {
+			return metrics.Uplink{Connected: true, Backlog: 7, Oldest: time.Minute, Dropped: map[string]uint64{"telemetry": 3}}, true
+		},
 	}
 }
 

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/lawnberry/lawnberry/internal/fleet"
 )
 
 // An engine is where the fleet meets, as the way up needs it. Its methods may be called concurrently.
@@ -23,6 +25,34 @@ type engine interface {
 	// changed holds a token when that has changed.
 	changed() <-chan struct{}
 	close()
+}
+
+// A wholeEngine is an engine as both ways need it.
+type wholeEngine interface {
+	engine
+	// serve has a downlink hear the fleet, from now on and after each lost connection. Whether the engine is there does not matter.
+	serve(d *downlink) error
+}
+
+// connect begins to connect to the engine.
+func connect(o Options) (wholeEngine, error) {
+	e := o.engine()
+	p, err := e.Protocol()
+	switch {
+	case err != nil:
+		return nil, err
+	case p == fleet.MQTT:
+		m, err := connectMQTT(e, o.Mower, o.SessionExpiry, o.Logger)
+		if err != nil {
+			return nil, err
+		}
+		return m, nil
+	}
+	n, err := connectNATS(e, o.Mower, o.Logger)
+	if err != nil {
+		return nil, err
+	}
+	return n, nil
 }
 
 // A stored is the acknowledgement of a record.

@@ -2,13 +2,19 @@ package fleet
 
 import (
 	"context"
+	"os"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if text := os.Getenv(childEnv); text != "" {
+		os.Exit(child(text))
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func testContext(t testing.TB) context.Context {
 	t.Helper()
@@ -32,4 +38,15 @@ func eventually(t testing.TB, what string, f func() bool) {
 			t.Fatalf("never: %s", what)
 		}
 	}
+}
+
+// later stops something at the end of the test.
+func later(t testing.TB, stop func(context.Context) error) {
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		if err := stop(ctx); err != nil {
+			t.Error(err)
+		}
+	})
 }

@@ -60,13 +60,13 @@ func (n *natsEngine) up(nc *nats.Conn) {
 	n.tell()
 }
 
-func (n *natsEngine) down(_ *nats.Conn, err error) {
+func (n *natsEngine) down(nc *nats.Conn, err error) {
 	n.mu.Lock()
 	was := !n.since.IsZero()
 	n.since = time.Time{}
 	n.cut(errCut)
 	n.mu.Unlock()
-	if was {
+	if was && !nc.IsClosed() {
 		n.log.Warn("the connection to the engine of the fleet is lost", "error", err)
 	}
 	n.tell()
@@ -106,6 +106,8 @@ func (n *natsEngine) connected() (time.Time, bool) {
 }
 
 func (n *natsEngine) changed() <-chan struct{} { return n.note }
+
+func (n *natsEngine) serve(d *downlink) error { return d.start(n.nc) }
 
 func (n *natsEngine) close() { n.nc.Close() }
 

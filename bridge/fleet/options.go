@@ -22,10 +22,13 @@ type Options struct {
 
 	Engine fleet.Engine // where the fleet meets; its Log is Logger
 
+	// SessionExpiry is how long an MQTT engine keeps jobs for a mower that is away; 0 is 7 days.
+	SessionExpiry time.Duration
+
 	Dir string // of the outbox and of the record of commands; a directory of the uplink's own, made when missing
 
-	Up            []Filter      // what goes up; nil is DefaultFilters
-	BatchInterval time.Duration // the longest that telemetry waits for its batch to be full; 0 is 10 s
+	Up            []fleet.Filter // what goes up; nil is fleet.DefaultFilters
+	BatchInterval time.Duration  // the longest that telemetry waits for its batch to be full; 0 is 10 s
 	Outbox        Bounds
 
 	Down     []string // commands that the fleet may send, as service/command with * for any; nil is none
@@ -56,7 +59,7 @@ func (o Options) withDefaults() (Options, error) {
 		o.BatchInterval = defaultBatchInterval
 	}
 	if o.Up == nil {
-		o.Up = DefaultFilters()
+		o.Up = fleet.DefaultFilters()
 	}
 	for _, f := range o.Up {
 		if err := f.Check(); err != nil {

@@ -135,7 +135,7 @@ func gap(rate int) time.Duration {
 
 // never reports whether a topic does not go up whatever the filters say.
 func never(name string) bool {
-	for _, f := range neverUp() {
+	for _, f := range fleet.NeverUp() {
 		if topic.Match(f, name) {
 			return true
 		}

@@ -26,7 +26,7 @@ type Uplink struct {
 	log     *slog.Logger
 	svc     *service.Service // on the mower's bus, with the rights of a service
 	latch   *safety.Latch
-	engine  *natsEngine
+	engine  wholeEngine
 	box     *outbox
 	batches *batches
 	history *history
@@ -80,7 +80,7 @@ func Start(ctx context.Context, o Options) (_ *Uplink, err error) {
 			return nil, fmt.Errorf("keys of operators: %w", err)
 		}
 	}
-	if u.engine, err = connectNATS(o.engine(), o.Mower, o.Logger); err != nil {
+	if u.engine, err = connect(o); err != nil {
 		return nil, err
 	}
 	u.history = newHistory(u.box, u.engine, o.Logger)
@@ -96,13 +96,16 @@ func Start(ctx context.Context, o Options) (_ *Uplink, err error) {
 	if u.tap, err = openTap(ctx, u); err != nil {
 		return nil, err
 	}
+	if err = u.startDown(); err != nil { // before the fleet is told that the mower is there
+		return nil, err
+	}
 	again := []chan struct{}{make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{}, 1)}
 	u.work.Go(func() { u.watch(running, again) })
 	u.work.Go(func() { u.history.run(running, finish, again[0]) })
 	u.work.Go(func() { u.latest.run(running, again[1]) })
 	u.work.Go(func() { u.keepPresence(running, again[2]) })
 	u.work.Go(func() { u.keepBox(running) })
-	return u, u.startDown()
+	return u, nil
 }
 
 // setup is called when the service is connected.
@@ -136,7 +139,7 @@ func (u *Uplink) startDown() (err error) {
 	if err != nil {
 		return err
 	}
-	return u.down.start(u.engine.nc)
+	return u.engine.serve(u.down)
 }
 
 // jobEnded puts the end of a job into the history.

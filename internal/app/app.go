@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/lawnberry/lawnberry/bridge/fleet"
 	"github.com/lawnberry/lawnberry/bridge/homeassistant"
 	"github.com/lawnberry/lawnberry/bridge/web"
 	"github.com/lawnberry/lawnberry/broker"
@@ -84,14 +85,15 @@ type App struct {
 	roles     atomic.Pointer[access.Bus] // what people may do by their roles, also without access control
 	users     *identity.Users            // set before the broker starts
 	logins    *logins
-	bridge    *web.Bridge           // nil without
-	hub       *safety.Hub           // nil when another process has it
-	keepsStop bool                  // this process is to have it; set before the broker starts
-	demo      *demo.Demo            // nil without
-	cloud     *cloudlog.Sink        // nil without
-	home      *homeassistant.Bridge // nil without
-	tracer    *tracing.Tracer       // nil without
-	never     chan struct{}         // never closed
+	bridge    *web.Bridge                  // nil without
+	hub       *safety.Hub                  // nil when another process has it
+	keepsStop bool                         // this process is to have it; set before the broker starts
+	demo      *demo.Demo                   // nil without
+	cloud     *cloudlog.Sink               // nil without
+	home      *homeassistant.Bridge        // nil without
+	fleet     atomic.Pointer[fleet.Uplink] // nil without
+	tracer    *tracing.Tracer              // nil without
+	never     chan struct{}                // never closed
 
 	supervisor atomic.Pointer[service.Supervisor] // nil without, and until it runs
 }
@@ -175,6 +177,7 @@ func Start(ctx context.Context, o Options) (_ *App, err error) {
 		if err := a.startHome(ctx, o); err != nil {
 			return nil, err
 		}
+		a.startFleet(ctx, o)
 		a.startTap(beside, o.Config)
 		a.startMocks(beside, o.Config)
 	}
@@ -401,6 +404,9 @@ func (a *App) Stop(ctx context.Context) error {
 	var errs []error
 	if a.demo != nil {
 		errs = append(errs, a.demo.Stop(ctx))
+	}
+	if u := a.fleet.Load(); u != nil {
+		errs = append(errs, u.Stop(ctx))
 	}
 	if a.home != nil {
 		errs = append(errs, a.home.Stop(ctx))

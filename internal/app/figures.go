@@ -52,6 +52,9 @@ func (a *App) figures(o Options, bridge func() *web.Bridge) metrics.Options {
 			}
 		},
 	}
+	if o.Config.Integration.Fleet.Enabled {
+		m.Uplink = a.fleetFigures
+	}
 	if a.broker != nil {
 		m.Broker = a.broker
 	}

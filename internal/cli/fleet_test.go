@@ -136,3 +136,15 @@ func flush(ts *testscript.TestScript, p *fleettest.Publisher) {
 	defer cancel()
 	ts.Check(p.Flush(ctx))
 }
+
+// cmdFleetJob runs a verb of a job whose id is in a file: fleetjob VERB MOWER FILE [flags...].
+func cmdFleetJob(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) < 3 {
+		ts.Fatalf("usage: fleetjob VERB MOWER FILE [flags...]")
+	}
+	id := strings.TrimSpace(ts.ReadFile(args[2]))
+	err := ts.Exec("lawnberry", append([]string{"fleet", "job", args[0], args[1], id}, args[3:]...)...)
+	if (err != nil) != neg {
+		ts.Fatalf("fleet job %s %s %s: %v", args[0], args[1], id, err)
+	}
+}

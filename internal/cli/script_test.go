@@ -212,6 +212,7 @@ func TestScripts(t *testing.T) {
 			"freeport":   cmdFreePort,
 			"untilexits": cmdUntilExits,
 			"engine":     cmdEngine(t),
+			"fleetjob":   cmdFleetJob,
 			"mower":      cmdMower,
 			"past":       cmdPast,
 		},

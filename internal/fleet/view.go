@@ -34,7 +34,7 @@ const (
 // ([View.Link]), keeps what it has, and copies anew; what is not there any more is gone then. Its methods may be called concurrently.
 type View struct {
 	o     ViewOptions
-	js    jetstream.JetStream
+	link  func() (server string, connected bool)
 	log   *slog.Logger
 	ready chan struct{}
 	end   context.CancelFunc
@@ -75,15 +75,13 @@ type Link struct {
 
 // OpenView starts to copy the fleet. It returns at once; [View.Ready] says when there is something to see. Close it.
 func OpenView(js jetstream.JetStream, o ViewOptions) *View {
-	o.MaxMowers = cmp.Or(max(o.MaxMowers, 0), defaultMaxMowers)
-	ctx, end := context.WithCancel(context.Background())
-	v := &View{
-		o: o, js: js, log: o.Logger, ready: make(chan struct{}), end: end,
-		mowers: map[string]*Mower{}, feeds: map[*Feed]struct{}{}, buckets: map[string]*bucketState{}, leftOut: map[string]struct{}{},
-	}
-	if v.log == nil {
-		v.log = slog.New(slog.DiscardHandler)
-	}
+	v, ctx := newView(o, func() (string, bool) {
+		nc := js.Conn()
+		if !nc.IsConnected() {
+			return "", false
+		}
+		return nc.ConnectedUrlRedacted(), true
+	})
 	one := cmp.Or(o.Mower, "*")
 	filters := []string{one + ".>"}
 	if o.Filters != nil {
@@ -93,18 +91,34 @@ func OpenView(js jetstream.JetStream, o ViewOptions) *View {
 		}
 		filters = withoutCovered(filters)
 	}
-	now := time.Now()
 	for _, m := range []*mirror{
 		{bucket: BucketPresence, filters: []string{one}, put: v.putPresence, sweep: v.sweepPresence},
 		{bucket: BucketState, filters: filters, put: v.putState, sweep: v.sweepState},
 		{bucket: BucketMowers, filters: []string{one}, put: v.putEnrolled, sweep: v.sweepEnrolled, optional: true},
 	} {
 		m.js, m.report, m.log = js, v.report, v.log
-		v.buckets[m.bucket] = &bucketState{since: now}
 		v.work.Go(func() { m.run(ctx) })
 	}
-	v.work.Go(func() { v.listen(ctx) })
 	return v
+}
+
+// newView makes one that has nothing to follow yet. The context ends with it.
+func newView(o ViewOptions, link func() (server string, connected bool)) (*View, context.Context) {
+	o.MaxMowers = cmp.Or(max(o.MaxMowers, 0), defaultMaxMowers)
+	ctx, end := context.WithCancel(context.Background())
+	v := &View{
+		o: o, link: link, log: o.Logger, ready: make(chan struct{}), end: end,
+		mowers: map[string]*Mower{}, feeds: map[*Feed]struct{}{}, buckets: map[string]*bucketState{}, leftOut: map[string]struct{}{},
+	}
+	if v.log == nil {
+		v.log = slog.New(slog.DiscardHandler)
+	}
+	now := time.Now()
+	for _, name := range []string{BucketPresence, BucketState, BucketMowers} {
+		v.buckets[name] = &bucketState{since: now}
+	}
+	v.work.Go(func() { v.listen(ctx) })
+	return v, ctx
 }
 
 // withoutCovered leaves out filters that others include, which a consumer may not have beside each other.
@@ -154,11 +168,8 @@ func (v *View) Wait(ctx context.Context) error {
 
 // Link says whether the view can be relied on.
 func (v *View) Link() Link {
-	nc := v.js.Conn()
-	l := Link{Connected: nc.IsConnected(), Current: true}
-	if l.Connected {
-		l.Server = nc.ConnectedUrlRedacted()
-	}
+	l := Link{Current: true}
+	l.Server, l.Connected = v.link()
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	for _, name := range []string{BucketPresence, BucketState, BucketMowers} {

@@ -241,7 +241,7 @@ func (v *View) listen(ctx context.Context) {
 		v.mu.Lock()
 		current := v.buckets[BucketPresence].current
 		v.mu.Unlock()
-		if !current || !v.js.Conn().IsConnected() {
+		if _, connected := v.link(); !current || !connected {
 			hearing = time.Time{}
 			continue
 		}

@@ -3,17 +3,56 @@ package mosquittotest
 
 import (
 	"bytes"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
 
 // Start runs a Mosquitto that lets everybody in, until the test ends, and returns host:port. lines are added to its configuration.
 func Start(t testing.TB, lines ...string) string {
+	t.Helper()
+	return Run(t, lines...).Address()
+}
+
+// A Server is a Mosquitto that can be killed and started again. What it has in its directory stays.
+type Server struct {
+	t       testing.TB
+	binary  string
+	dir     string
+	address string
+	lines   []string
+
+	cmd   *exec.Cmd
+	log   buffer
+	ended chan struct{}
+}
+
+// A buffer may be written and read at the same time.
+type buffer struct {
+	mu sync.Mutex // guards b
+	b  bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+// Run is [Start]. In lines, DIR/ at the begin of a word is the directory of the server.
+func Run(t testing.TB, lines ...string) *Server {
 	t.Helper()
 	binary, err := exec.LookPath("mosquitto")
 	if err != nil {
@@ -22,47 +61,103 @@ func Start(t testing.TB, lines ...string) string {
 			t.Fatal("Mosquitto is missing: make test installs it, or says what to install")
 		}
 	}
+	s := &Server{t: t, binary: binary, dir: t.TempDir()}
+	for _, l := range lines {
+		s.lines = append(s.lines, strings.ReplaceAll(l, " DIR/", " "+s.dir+"/"))
+	}
+	t.Cleanup(s.Kill)
 	for range 5 { // the free port may be taken before Mosquitto is there
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
 		}
-		address := l.Addr().String()
+		s.address = l.Addr().String()
 		_ = l.Close()
-		_, port, _ := net.SplitHostPort(address)
-		file := filepath.Join(t.TempDir(), "conf")
-		conf := append([]string{"listener " + port + " 127.0.0.1", "allow_anonymous true", "set_tcp_nodelay true"}, lines...)
-		if err := os.WriteFile(file, []byte(strings.Join(conf, "\n")+"\n"), 0o600); err != nil {
-			t.Fatal(err)
+		if s.try() {
+			return s
 		}
-		cmd := exec.Command(binary, "-c", file)
-		var log bytes.Buffer
-		cmd.Stdout, cmd.Stderr = &log, &log
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		ended := make(chan struct{})
-		go func() {
-			defer close(ended)
-			_ = cmd.Wait()
-		}()
-		for alive := true; alive; {
-			if conn, err := net.DialTimeout("tcp", address, time.Second); err == nil {
-				_ = conn.Close()
-				t.Cleanup(func() {
-					_ = cmd.Process.Kill()
-					<-ended
-				})
-				return address
-			}
-			select {
-			case <-ended:
-				alive = false
-			case <-time.After(5 * time.Millisecond):
-			}
-		}
-		t.Logf("mosquitto ended: %s", log.String())
 	}
-	t.Fatal("mosquitto does not start")
-	return ""
+	t.Fatalf("mosquitto does not start: %s", s.log.String())
+	return nil
+}
+
+// Address is its host:port, also after a restart.
+func (s *Server) Address() string { return s.address }
+
+// Dir is its directory, in which it may write.
+func (s *Server) Dir() string { return s.dir }
+
+// Log is what it has said.
+func (s *Server) Log() string { return s.log.String() }
+
+// try starts it on its port.
+func (s *Server) try() bool {
+	s.t.Helper()
+	_, port, _ := net.SplitHostPort(s.address)
+	conf := []string{"listener " + port + " 127.0.0.1", "set_tcp_nodelay true"}
+	if !strings.Contains(strings.Join(s.lines, "\n"), "allow_anonymous") {
+		conf = append(conf, "allow_anonymous true")
+	}
+	conf = append(conf, s.lines...)
+	if os.Geteuid() == 0 { // else it becomes somebody who may not write into the directory
+		conf = append(conf, "user root")
+	}
+	file := filepath.Join(s.dir, "conf")
+	if err := os.WriteFile(file, []byte(strings.Join(conf, "\n")+"\n"), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	s.cmd = exec.Command(s.binary, "-c", file)
+	s.cmd.Stdout, s.cmd.Stderr = &s.log, &s.log
+	if err := s.cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	cmd, ended := s.cmd, make(chan struct{})
+	s.ended = ended
+	go func() {
+		defer close(ended)
+		_ = cmd.Wait()
+	}()
+	for {
+		if conn, err := net.DialTimeout("tcp", s.address, time.Second); err == nil {
+			_ = conn.Close()
+			return true
+		}
+		select {
+		case <-ended:
+			return false
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+// Kill ends it by SIGKILL.
+func (s *Server) Kill() {
+	if s.cmd != nil && s.ended != nil {
+		_ = s.cmd.Process.Kill()
+		<-s.ended
+	}
+}
+
+// Again starts it after Kill, on the same port and with what it has saved.
+func (s *Server) Again() {
+	s.t.Helper()
+	for range 200 { // its port may be taken for a moment, by an outgoing connection
+		if s.try() {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	s.t.Fatalf("mosquitto does not start again: %s", s.log.String())
+}
+
+// Password adds a user to a file of passwords in the directory, for password_file.
+func Password(t testing.TB, file, user, password string) {
+	t.Helper()
+	args := []string{"-b", file, user, password}
+	if _, err := os.Stat(file); err != nil {
+		args = append([]string{"-c"}, args...)
+	}
+	if out, err := exec.Command("mosquitto_passwd", args...).CombinedOutput(); err != nil {
+		t.Fatal(fmt.Errorf("mosquitto_passwd: %w: %s", err, out))
+	}
 }
