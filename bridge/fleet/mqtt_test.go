@@ -157,7 +157,9 @@ func TestMQTTUplink(t *testing.T) {
 		name   string
 		engine func(t *testing.T, m *mower) string
 	}{
-		{"Mosquitto", func(t *testing.T, _ *mower) string { return "mqtt://" + mosquittotest.Start(t, "max_queued_messages 0") }},
+		{"Mosquitto", func(t *testing.T, _ *mower) string {
+			return "mqtt://" + mosquittotest.Start(t, "max_queued_messages 0")
+		}},
 		{"our broker", func(t *testing.T, _ *mower) string { return ownBroker(t) }},
 		{"the mower's own broker", func(_ *testing.T, m *mower) string { return mqttURL(m.url) }},
 	} {
@@ -253,7 +255,9 @@ func TestMQTTAway(t *testing.T) {
 	s.Again()
 	say(30)
 	k.same(m)
-	eventually(t, "the latest value is there", func() bool { return k.latest("power/battery") == m.said["power/battery"][len(m.said["power/battery"])-1] })
+	eventually(t, "the latest value is there", func() bool {
+		return k.latest("power/battery") == m.said["power/battery"][len(m.said["power/battery"])-1]
+	})
 }
 
 // TestMQTTUplinkKilled kills the uplink while events and alerts are said: the broker passes each on once, in its order. Its Will says at once that the mower
