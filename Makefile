@@ -58,10 +58,10 @@ lint: .tools/golangci-lint ## gofmt, go vet and golangci-lint
 	.tools/golangci-lint run ./...
 	cd bench && ../.tools/golangci-lint run ./...
 
-ui: ## the dashboard, from bridge/web/ui to bridge/web/dist; wants Node and npm
+ui: ## the dashboard and the fleet's page, from bridge/web/ui to bridge/web/dist and internal/fleetui/dist; wants Node and npm
 	cd bridge/web/ui && npm ci && npm run build
 
-ui-check: ## that bridge/web/dist is what its sources build
+ui-check: ## that bridge/web/dist and internal/fleetui/dist are what their sources build
 	@scripts/ui-check
 
 vuln: .tools/govulncheck ## known vulnerabilities of what we use, from the Go vulnerability database

@@ -120,7 +120,7 @@ func (d *downlink) verify(r *request) error {
 		if d.o.unsigned {
 			return nil
 		}
-		return no("it is not signed: give --key, or set integration.fleet.unsigned on the mower")
+		return no("it is not signed: give --key, or set integration.fleet.allow_unsigned on the mower")
 	}
 	sig := seal.Signature{Algorithm: r.header(fleet.HeaderAlgorithm), Key: r.header(fleet.HeaderKey)}
 	var err error
@@ -128,7 +128,7 @@ func (d *downlink) verify(r *request) error {
 		return no("its signature is not base64")
 	}
 	if d.o.keys == nil {
-		return no("it is signed, and the mower knows no operator's key: see integration.fleet.keys")
+		return no("it is signed, and the mower knows no operator's key: see integration.fleet.keys_file")
 	}
 	name := fleet.CommandTopic(d.o.mower, r.service)
 	if r.lane == laneJob {

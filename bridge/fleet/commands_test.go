@@ -24,6 +24,7 @@ func encode64(b []byte) string { return base64.StdEncoding.EncodeToString(b) }
 
 // A command gets to the service, and its result or its error back; each is an event on the mower's bus.
 func TestCommands(t *testing.T) {
+	t.Parallel()
 	y := newYard(t, natstest.Start(t), func(o *downlinkOptions) {
 		o.permits = []string{"navigation/*", "nobody/*"}
 	})
@@ -68,6 +69,7 @@ func TestCommands(t *testing.T) {
 
 // A mower that is not there is refused at once; one whose engine says that it is there is asked until the deadline.
 func TestOffline(t *testing.T) {
+	t.Parallel()
 	y := newBareYard(t, natstest.Start(t))
 	ctx := allowedTime(t)
 	if _, err := y.anna.Call(ctx, yardMower, "navigation", "count", named("a")); code(err) != fleet.CodeOffline {
@@ -101,6 +103,7 @@ func TestOffline(t *testing.T) {
 
 // What is forged, late, unsigned, unreadable or addressed wrongly does not run, and is answered with a code and a reason.
 func TestRefused(t *testing.T) {
+	t.Parallel()
 	y := newYard(t, natstest.Start(t), nil)
 	y.service("power")
 	mallory := filepath.Join(t.TempDir(), "mallory.keys")
@@ -202,6 +205,7 @@ func bomb(t *testing.T) []byte {
 
 // Without a signature a command runs where the mower says so; one whose signature is wrong does not.
 func TestUnsigned(t *testing.T) {
+	t.Parallel()
 	y := newYard(t, natstest.Start(t), func(o *downlinkOptions) { o.unsigned, o.keys = true, nil })
 	if code, text, _ := y.ask(y.make(raw{service: "navigation"})); code != "" {
 		t.Errorf("%q, %q", code, text)
@@ -218,6 +222,7 @@ func TestUnsigned(t *testing.T) {
 // The same command again gets the same answer, at the same time, later, after its deadline and after a restart, and does not run again. Another
 // command with its id is refused.
 func TestRepeated(t *testing.T) {
+	t.Parallel()
 	y := newYard(t, natstest.Start(t), nil)
 	m := y.make(raw{service: "navigation", keys: y.private, edit: func(m *message.Message, p *message.Command) {
 		p.Command = "slow"
@@ -278,6 +283,7 @@ func TestRepeated(t *testing.T) {
 
 // A service that does not end keeps others waiting no more than its own share, beyond which it is refused with a reason.
 func TestBounds(t *testing.T) {
+	t.Parallel()
 	y := newYard(t, natstest.Start(t), nil)
 	y.service("power")
 	y.release()
@@ -316,6 +322,7 @@ func TestBounds(t *testing.T) {
 
 // A caller cannot make the mower publish anything but an answer to an inbox.
 func TestReplySubject(t *testing.T) {
+	t.Parallel()
 	y := newYard(t, natstest.Start(t), nil)
 	heard := make(chan *nats.Msg, 10)
 	sub, err := y.nc.ChanSubscribe("lawnberry.>", heard)

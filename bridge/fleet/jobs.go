@@ -12,6 +12,7 @@ import (
 	"github.com/lawnberry/lawnberry/client"
 	"github.com/lawnberry/lawnberry/internal/fleet"
 	"github.com/lawnberry/lawnberry/message"
+	"github.com/lawnberry/lawnberry/service"
 )
 
 // A fate is what the engine is to do with a job.
@@ -47,6 +48,13 @@ func (d *downlink) takeJob(in inbound) fate {
 		if until, err = deadline(r); err == nil {
 			err = d.permit(r)
 		}
+		if err == nil && d.awaitService(r) {
+			r.received = time.Now()
+			until, err = deadline(r)
+		}
+		if d.ctx.Err() != nil {
+			return fateLater
+		}
 		if err == nil {
 			before, _, err = d.ledger.claim(e, r.received)
 		}
@@ -66,6 +74,25 @@ func (d *downlink) takeJob(in inbound) fate {
 		return fateOther
 	}
 	return d.tell(before)
+}
+
+// awaitService waits for the service that a job is for: a mower that was switched on takes its jobs before all its services are there. It waits for
+// half the time at most that the job may run, and reports whether it has waited. Who never comes, and who is no service that announces itself, is called then.
+func (d *downlink) awaitService(r *request) (waited bool) {
+	most := seconds(r.p.Timeout / 2)
+	for end := time.Now().Add(min(most, longestService)); time.Now().Before(end); waited = true {
+		for i := range d.o.service.Services("") {
+			if (i.ID == r.service || i.Type == r.service) && i.State != service.Offline && i.State != service.Starting && i.State != service.ShuttingDown {
+				return waited
+			}
+		}
+		select {
+		case <-time.After(servicePause):
+		case <-d.ctx.Done():
+			return waited
+		}
+	}
+	return waited
 }
 
 // jobEnded puts the end of a job that was not run into the history. One that names no id has none.
@@ -117,6 +144,9 @@ const (
 	jobBeat     = 5 * time.Second  // between signs of life of the engine meanwhile
 	jobAgain    = 15 * time.Second // after which a job comes again that could not be taken
 	jobsRequest = 10 * time.Second // that the engine may take to answer
+
+	longestService = time.Minute // that a job waits for its service
+	servicePause   = 50 * time.Millisecond
 )
 
 // pull takes jobs from a NATS engine until the downlink ends.
@@ -153,28 +183,19 @@ func (d *downlink) pull(nc *nats.Conn) error {
 	return nil
 }
 
-// pullAll makes sure of the consumer, and takes jobs from it until something is wrong. It needs the rights to make this consumer, to ask it for
-// messages, and to acknowledge them; not to ask for the stream.
+// errNoConsumer is what the engine says of a consumer that it does not have, and while it has nobody to lead it.
+var errNoConsumer = errors.New("the engine does not have the consumer of the mower's jobs, or cannot be asked now")
+
+// pullAll takes jobs until something is wrong. It needs the rights to ask the mower's consumer for messages, and to acknowledge them. When the
+// engine has no such consumer it tries to make it, which not every engine lets a mower do: where mowers are enrolled, that makes it.
 func (d *downlink) pullAll(nc *nats.Conn, js jetstream.JetStream) error {
-	if !nc.IsConnected() {
-		return nats.ErrDisconnected
-	}
-	ctx, cancel := context.WithTimeout(d.ctx, jobsRequest)
-	consumer, err := js.CreateOrUpdateConsumer(ctx, fleet.StreamJobs, jetstream.ConsumerConfig{
-		Durable: d.o.mower, FilterSubject: fleet.JobFilter(d.o.mower),
-		AckPolicy: jetstream.AckExplicitPolicy, AckWait: jobAckWait, MaxAckPending: 4 * maxJobs,
-	})
-	cancel()
-	if err != nil {
-		return err
-	}
 	for {
 		select {
 		case d.jobBusy <- struct{}{}:
 		case <-d.ctx.Done():
 			return d.ctx.Err()
 		}
-		m, err := d.nextJob(consumer)
+		m, err := d.nextJob(nc)
 		if err == nil && m != nil && d.goes(func() {
 			defer func() { <-d.jobBusy }()
 			d.doJob(m)
@@ -182,6 +203,18 @@ func (d *downlink) pullAll(nc *nats.Conn, js jetstream.JetStream) error {
 			continue
 		}
 		<-d.jobBusy
+		if errors.Is(err, errNoConsumer) {
+			ctx, cancel := context.WithTimeout(d.ctx, jobsRequest)
+			_, made := js.CreateOrUpdateConsumer(ctx, fleet.StreamJobs, jetstream.ConsumerConfig{
+				Durable: d.o.mower, FilterSubject: fleet.JobFilter(d.o.mower),
+				AckPolicy: jetstream.AckExplicitPolicy, AckWait: jobAckWait, MaxAckPending: 4 * maxJobs,
+			})
+			cancel()
+			if made == nil {
+				continue
+			}
+			err = fmt.Errorf("%w (%w)", err, made)
+		}
 		if err != nil {
 			return err
 		}
@@ -189,32 +222,59 @@ func (d *downlink) pullAll(nc *nats.Conn, js jetstream.JetStream) error {
 }
 
 // nextJob waits for a job, nil is none for now.
-func (d *downlink) nextJob(consumer jetstream.Consumer) (jetstream.Msg, error) {
-	ctx, cancel := context.WithTimeout(d.ctx, jobPull)
+func (d *downlink) nextJob(nc *nats.Conn) (*nats.Msg, error) {
+	if !nc.IsConnected() {
+		return nil, nats.ErrDisconnected
+	}
+	ctx, cancel := context.WithTimeout(d.ctx, jobPull+jobBeat)
 	defer cancel()
-	batch, err := consumer.Fetch(1, jetstream.FetchContext(ctx), jetstream.FetchHeartbeat(jobBeat))
+	inbox := nc.NewInbox()
+	sub, err := nc.SubscribeSync(inbox)
 	if err != nil {
 		return nil, err
 	}
-	var m jetstream.Msg
-	for got := range batch.Messages() {
-		m = got
-	}
-	if err := batch.Error(); m == nil && err != nil && ctx.Err() == nil {
+	defer func() { _ = sub.Unsubscribe() }() // the connection may be closed
+	request := fmt.Appendf(nil, `{"batch":1,"expires":%d,"idle_heartbeat":%d}`, jobPull, jobBeat)
+	if err := nc.PublishRequest("$JS.API.CONSUMER.MSG.NEXT."+fleet.StreamJobs+"."+d.o.mower, inbox, request); err != nil {
 		return nil, err
 	}
-	return m, nil
+	for {
+		one, cancel := context.WithTimeout(ctx, 2*jobBeat)
+		m, err := sub.NextMsgWithContext(one)
+		cancel()
+		switch {
+		case errors.Is(err, nats.ErrNoResponders):
+			return nil, errNoConsumer
+		case err != nil && d.ctx.Err() != nil:
+			return nil, d.ctx.Err()
+		case err != nil && ctx.Err() != nil:
+			return nil, nil
+		case err != nil:
+			return nil, fmt.Errorf("the engine gives no sign of life: %w", err)
+		}
+		switch status := m.Header.Get("Status"); {
+		case status == "" || len(m.Data) > 0:
+			return m, nil
+		case status == "100": // a sign of life
+		case status == "404", status == "408":
+			return nil, nil
+		case status == "503":
+			return nil, errNoConsumer
+		default:
+			return nil, fmt.Errorf("the engine says %s %s", status, m.Header.Get("Description"))
+		}
+	}
 }
 
 // doJob runs a job that came, and says what is to become of it.
-func (d *downlink) doJob(m jetstream.Msg) {
-	service, err := fleet.ParseJobSubject(d.o.mower, m.Subject())
+func (d *downlink) doJob(m *nats.Msg) {
+	target, err := fleet.ParseJobSubject(d.o.mower, m.Subject)
 	if err != nil {
 		d.malformed.Add(1)
 		_ = m.Term()
 		return
 	}
-	in := inbound{lane: laneJob, service: service, body: m.Data(), header: m.Headers().Get, received: time.Now()}
+	in := inbound{lane: laneJob, service: target, body: m.Data, header: m.Header.Get, received: time.Now()}
 	ended := make(chan struct{})
 	beating := make(chan struct{})
 	go func() { // so that it does not come again while it runs
@@ -237,7 +297,7 @@ func (d *downlink) doJob(m jetstream.Msg) {
 	case fateDone:
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(d.ctx), jobsRequest)
 		defer cancel()
-		err = m.DoubleAck(ctx)
+		err = m.AckSync(nats.Context(ctx))
 	case fateLater:
 		err = m.NakWithDelay(jobAgain)
 	case fateOther:
@@ -252,11 +312,11 @@ func (d *downlink) hear(nc *nats.Conn) error {
 	for _, subject := range []string{fleet.CommandSubject(d.o.mower, fleet.StopService), fleet.CommandFilter(d.o.mower)} {
 		stops := subject != fleet.CommandFilter(d.o.mower)
 		sub, err := nc.Subscribe(subject, func(m *nats.Msg) {
-			service, err := fleet.ParseCommandSubject(d.o.mower, m.Subject)
-			if !stops && service == fleet.StopService {
+			target, err := fleet.ParseCommandSubject(d.o.mower, m.Subject)
+			if !stops && target == fleet.StopService {
 				return // the other subscription has it
 			}
-			in := inbound{lane: laneCommand, service: service, body: m.Data, header: m.Header.Get, received: time.Now()}
+			in := inbound{lane: laneCommand, service: target, body: m.Data, header: m.Header.Get, received: time.Now()}
 			reply := d.replyTo(nc, m)
 			if err != nil {
 				d.malformed.Add(1)

@@ -26,6 +26,7 @@ func (y *yard) left(n int) {
 
 // Jobs are kept while the mower is away, run once when it comes, in their order of a service or not, and have their end in the history.
 func TestJobs(t *testing.T) {
+	t.Parallel()
 	y := newBareYard(t, natstest.Start(t))
 	ctx := allowedTime(t)
 	until := time.Now().Add(time.Hour)
@@ -85,8 +86,27 @@ func TestJobs(t *testing.T) {
 	}
 }
 
+// A job waits for its service while the mower starts, and not for ever.
+func TestJobWaitsForService(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, natstest.Start(t), nil)
+	ctx := allowedTime(t)
+	id, err := y.anna.AddJob(ctx, yardMower, "power", "count", named("x"), time.Now().Add(time.Hour), 2*time.Minute)
+	must(t, err)
+	never, err := y.anna.AddJob(ctx, yardMower, "nobody", "count", named("x"), time.Now().Add(time.Hour), time.Second)
+	must(t, err)
+	if e := y.end(never); e.Code != client.CodeNoSuchService {
+		t.Errorf("%+v", e)
+	}
+	y.service("power")
+	if e := y.end(id); !e.Success || y.runs("power x") != 1 {
+		t.Errorf("%+v", e)
+	}
+}
+
 // A job whose deadline passes while the mower is away is not run, nor one that comes all the same after it.
 func TestJobDeadline(t *testing.T) {
+	t.Parallel()
 	y := newBareYard(t, natstest.Start(t))
 	ctx := allowedTime(t)
 	_, err := y.anna.AddJob(ctx, yardMower, "navigation", "count", named("gone"), time.Now().Add(time.Second), 0)
@@ -113,6 +133,7 @@ func TestJobDeadline(t *testing.T) {
 
 // While the disk does not take the end of a job, the job is not acknowledged; it does not run again, and its end is told when the disk takes it.
 func TestJobEndNotTaken(t *testing.T) {
+	t.Parallel()
 	y := newYard(t, natstest.Start(t), nil)
 	y.mu.Lock()
 	y.endError = errors.New("the disk is full")
@@ -141,6 +162,7 @@ func TestJobEndNotTaken(t *testing.T) {
 
 // The consumer of the mower, and the stream, may be lost: they are found again.
 func TestJobsAfterLoss(t *testing.T) {
+	t.Parallel()
 	y := newYard(t, natstest.Start(t), nil)
 	ctx := allowedTime(t)
 	add := func(what string) {
@@ -168,6 +190,7 @@ func TestJobsAfterLoss(t *testing.T) {
 
 // An operator waits for the end of a job by its history, also one that came before.
 func TestWaitJob(t *testing.T) {
+	t.Parallel()
 	var y *yard
 	y = newYard(t, natstest.Start(t), func(o *downlinkOptions) {
 		o.end = func(ctx context.Context, e fleet.JobEnd) error {

@@ -17,6 +17,7 @@ import (
 
 // The emergency stop is engaged from the fleet, in the name of the operator, whatever is wrong with what was sent.
 func TestStop(t *testing.T) {
+	t.Parallel()
 	y := newYard(t, natstest.Start(t), func(o *downlinkOptions) { o.permits = nil })
 	late := func(m *message.Message, p *message.Command) {
 		p.Command, p.Parameters = fleet.StopCommand, nil
@@ -89,6 +90,7 @@ func TestStop(t *testing.T) {
 // Nothing that the fleet can send releases the emergency stop. The mower permits everything, and everything is signed by a known operator.
 // With the refusal of all but engage taken out of permit and of stopMower, the first cases release it and this fails.
 func TestNoRelease(t *testing.T) {
+	t.Parallel()
 	y := newYard(t, natstest.Start(t), func(o *downlinkOptions) {
 		o.permits, o.unsigned = []string{"*/*", "emergency_stop/engage", "emergency*/*", "*_stop/rel*", "*/release"}, true
 	})
@@ -188,6 +190,7 @@ func claim(t *testing.T) []byte {
 
 // A stop is engaged by an operator whose key cannot sign any more, and by a mower that takes no commands at all.
 func TestStopWithoutKey(t *testing.T) {
+	t.Parallel()
 	y := newYard(t, natstest.Start(t), func(o *downlinkOptions) { o.permits, o.keys = nil, nil })
 	y.release()
 	if _, err := y.anna.Call(allowedTime(t), yardMower, "navigation", "count", nil); code(err) != fleet.CodeSignature || !strings.Contains(err.Error(), "no operator's key") {

@@ -96,7 +96,7 @@ func Start(ctx context.Context, o Options) (_ *Uplink, err error) {
 	if u.tap, err = openTap(ctx, u); err != nil {
 		return nil, err
 	}
-	if err = u.openDown(); err != nil {
+	if err = u.startDown(); err != nil { // before the fleet is told that the mower is there
 		return nil, err
 	}
 	again := []chan struct{}{make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{}, 1)}
@@ -105,10 +105,7 @@ func Start(ctx context.Context, o Options) (_ *Uplink, err error) {
 	u.work.Go(func() { u.latest.run(running, again[1]) })
 	u.work.Go(func() { u.keepPresence(running, again[2]) })
 	u.work.Go(func() { u.keepBox(running) })
-	if u.down == nil {
-		return u, nil
-	}
-	return u, u.engine.serve(u.down)
+	return u, nil
 }
 
 // setup is called when the service is connected.
@@ -117,8 +114,8 @@ func (u *Uplink) setup(ctx context.Context) (err error) {
 	return err
 }
 
-// openDown prepares the way down. Without any directory that can be written there is none.
-func (u *Uplink) openDown() (err error) {
+// startDown starts the way down.
+func (u *Uplink) startDown() (err error) {
 	permits, disk := u.o.Down, u.box.disk()
 	if disk == nil {
 		// That the emergency stop can be engaged from the fleet needs no disk. Commands do, so that none runs twice.
@@ -139,7 +136,10 @@ func (u *Uplink) openDown() (err error) {
 		mower: u.o.Mower, service: u.svc, latch: u.latch, store: disk, permits: permits, keys: u.keys, unsigned: u.o.Unsigned,
 		limits: u.o.Client.Limits, logger: u.log, end: u.jobEnded,
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	return u.engine.serve(u.down)
 }
 
 // jobEnded puts the end of a job into the history.

@@ -69,7 +69,8 @@ type yard struct {
 	dir     string // of the ledger
 	down    *downlink
 	stop    func()
-	nc      *nats.Conn // the operator's
+	rights  []nats.Option // of the mower's connection
+	nc      *nats.Conn    // the operator's
 	js      jetstream.JetStream
 	anna    *fleet.NATSOperator
 
@@ -105,7 +106,7 @@ func newYard(t testing.TB, servers *natstest.Servers, adjust func(*downlinkOptio
 }
 
 // newBareYard makes one whose way down is not there yet.
-func newBareYard(t testing.TB, servers *natstest.Servers) *yard {
+func newBareYard(t testing.TB, servers *natstest.Servers, operator ...nats.Option) *yard {
 	t.Helper()
 	y := &yard{t: t, nats: servers, ran: map[string]int{}, let: make(chan struct{}), dir: t.TempDir()}
 	ctx := allowedTime(t)
@@ -133,7 +134,7 @@ func newBareYard(t testing.TB, servers *natstest.Servers) *yard {
 	must(t, seal.Create(y.private, key))
 	must(t, os.WriteFile(y.keys, seal.PublicLines([]*seal.Key{key}, ""), 0o600))
 
-	y.nc = y.connect("operator")
+	y.nc = y.connect("operator", operator...)
 	y.js, err = jetstream.New(y.nc)
 	must(t, err)
 	y.streams()
@@ -293,7 +294,7 @@ func (y *yard) start(adjust func(*downlinkOptions)) {
 	if adjust != nil {
 		adjust(&o)
 	}
-	nc := y.connect("mower", nats.CustomInboxPrefix(fleet.InboxPrefix(yardMower)))
+	nc := y.connect("mower", append([]nats.Option{nats.CustomInboxPrefix(fleet.InboxPrefix(yardMower))}, y.rights...)...)
 	y.down, err = newDownlink(o)
 	must(y.t, err)
 	must(y.t, y.down.start(nc))

@@ -46,7 +46,7 @@ Environment:
 	flags.StringVar(&f.credentials, "credentials", "", "`FILE` to log in at the engine with (default $LAWNBERRY_FLEET_CREDENTIALS, else no login)")
 	flags.StringVar(&f.ca, "ca", "", "`FILE` with the authorities that may have signed the engine's certificate (default $LAWNBERRY_FLEET_CA, else the system's)")
 	flags.StringVar(&f.key, "key", "", "key `FILE` of the operator, to sign with; see \"lawnberry key new --algorithm ed25519 --identity NAME\" (default $LAWNBERRY_FLEET_KEY)")
-	c.AddCommand(t.fleetCall(&f), t.fleetJob(&f), t.fleetStop(&f))
+	c.AddCommand(t.fleetLs(&f), t.fleetWatch(&f), t.fleetInfo(&f), t.fleetHistory(&f), t.fleetTop(&f), t.fleetUI(&f), t.fleetCall(&f), t.fleetJob(&f), t.fleetStop(&f))
 	return c
 }
 

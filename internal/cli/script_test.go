@@ -211,6 +211,10 @@ func TestScripts(t *testing.T) {
 			"eventually": cmdEventually,
 			"freeport":   cmdFreePort,
 			"untilexits": cmdUntilExits,
+			"engine":     cmdEngine(t),
+			"fleetjob":   cmdFleetJob,
+			"mower":      cmdMower,
+			"past":       cmdPast,
 		},
 	})
 }

@@ -63,6 +63,11 @@ not confirmed it.`,
 
 // wantsScreen says why there is no screen to draw on.
 func (t *tool) wantsScreen() error {
+	return t.wantsScreenFor("top", `"lawnberry top --json", "lawnberry service watch" and "lawnberry topic hz"`)
+}
+
+// wantsScreenFor says why there is no screen for a verb to draw on, and what there is without one.
+func (t *tool) wantsScreenFor(verb, instead string) error {
 	why := ""
 	switch {
 	case t.json:
@@ -76,8 +81,7 @@ func (t *tool) wantsScreen() error {
 	if why == "" {
 		return nil
 	}
-	return &failure{exitUsage, errors.New("top needs a terminal, and " + why),
-		`without one there are "lawnberry top --json", "lawnberry service watch" and "lawnberry topic hz"`}
+	return &failure{exitUsage, errors.New(verb + " needs a terminal, and " + why), "without one there are " + instead}
 }
 
 func (t *tool) top(ctx context.Context, d *dialler, count int, by string) error {

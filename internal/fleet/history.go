@@ -30,7 +30,12 @@ type HistoryQuery struct {
 	Limit int
 	// Follow goes on with what comes. Until is of no account then.
 	Follow bool
+	// Patience is how long nothing may come while there should be something, until it ends with ErrSilent; 0 is until ctx ends.
+	Patience time.Duration
 }
+
+// ErrSilent: the engine has not sent what it has.
+var ErrSilent = errors.New("the engine has not sent what it has: its cluster may have no majority")
 
 // A Record is a message of the history.
 type Record struct {
@@ -259,9 +264,17 @@ func (q HistoryQuery) follow(ctx context.Context, js jetstream.JetStream, s *sou
 // read merges the streams by the time when their records were stored, and unpacks those.
 func (q HistoryQuery) read(ctx context.Context, sources []*source, yield func(Record, error) bool) error {
 	next := func(s *source) (item, error) {
+		var late <-chan time.Time
+		if q.Patience > 0 {
+			t := time.NewTimer(q.Patience)
+			defer t.Stop()
+			late = t.C
+		}
 		select {
 		case i := <-s.items:
 			return i, i.err
+		case <-late:
+			return item{}, fmt.Errorf("stream %s: %w", s.stream, ErrSilent)
 		case <-ctx.Done():
 			return item{}, ctx.Err()
 		}

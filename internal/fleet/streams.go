@@ -44,8 +44,6 @@ const (
 	duplicates = 2 * time.Minute // in which the engine knows a Nats-Msg-Id again; beyond it the uplink asks, see bridge/fleet
 	// PresenceTTL is how long a mower is there after what it said of it last; it says it three times as often.
 	PresenceTTL = 30 * time.Second
-	// markers stay so long that somebody who watches and loses the connection finds them afterwards.
-	presenceMarker = 5 * time.Minute
 	// maxJobAge ends jobs without a deadline of their own, of which there should be none.
 	maxJobAge      = 31 * 24 * time.Hour
 	maxSubject     = 100_000 // messages of one topic of one mower: nobody takes all of a stream with one topic
@@ -122,16 +120,20 @@ func Streams(l Limits, replicas int) ([]jetstream.StreamConfig, error) {
 	jobs := history(StreamJobs, "jobs that wait for their mowers, each to its deadline", maxJobAge, size(jobsPerMower), jetstream.NoCompression)
 	// A job that was taken is not dropped for another: what does not fit is refused.
 	jobs.Retention, jobs.Discard, jobs.AllowMsgTTL = jetstream.WorkQueuePolicy, jetstream.DiscardNew, true
+	// Those whose keys mowers write take no roll-ups: with one a mower could empty the whole bucket. So there are no markers for presences that
+	// have expired, which need roll-ups: who watches notices by its own clock.
+	state := bucket(BucketState, "the latest values of the mowers", 1, size(statePerMower))
+	state.AllowRollup = false
 	presence := bucket(BucketPresence, "mowers whose uplinks are there", 1, size(keysPerMower))
+	presence.AllowRollup = false
 	presence.MaxAge, presence.Duplicates = PresenceTTL, PresenceTTL
-	presence.AllowMsgTTL, presence.SubjectDeleteMarkerTTL = true, presenceMarker
 	return []jetstream.StreamConfig{
 		history(StreamAlerts, "alerts of the mowers", l.Alerts, perDay(alertsPerDay, l.Alerts), jetstream.S2Compression),
 		history(StreamEvents, "events of the mowers, and ends of jobs", l.Events, perDay(eventsPerDay, l.Events), jetstream.S2Compression),
 		// Batches are compressed by the mowers.
 		history(StreamTelemetry, "readings of the mowers", l.Telemetry, perDay(telemetryPerDay, l.Telemetry), jetstream.NoCompression),
 		jobs,
-		bucket(BucketState, "the latest values of the mowers", 1, size(statePerMower)),
+		state,
 		presence,
 		bucket(BucketMowers, "mowers that were enrolled", enrolHistory, size(keysPerMower)),
 	}, nil

@@ -100,7 +100,7 @@ func TestView(t *testing.T) {
 	p.State("m1", "navigation/status", fleettest.Status("mowing"))
 	p.State("m2", "safety/emergency_stop", fleettest.Stop(true, "lifted"))
 	p.State("m2", "safety/alerts/tilt", fleettest.Alert("tilt", "warning", "it leans"))
-	p.Presence(fleet.Presence{Mower: "m1", Version: "1.2.3", Backlog: fleet.Backlog{Records: 7}, Lost: fleet.Losses{fleet.Telemetry: {Count: 3}, fleet.Event: {Count: 2}}, Interval: 600})
+	p.Presence(fleet.Presence{Mower: "m1", Version: "1.2.3", Backlog: fleet.Backlog{Records: 7}, Lost: fleet.Losses{fleet.Telemetry: {Count: 3}, fleet.Event: {Count: 2}}, Interval: 5})
 	check(t, p.Flush(testContext(t)))
 
 	v := open(t, js, fleet.ViewOptions{})
@@ -120,7 +120,7 @@ func TestView(t *testing.T) {
 		t.Error("it has never been there")
 	}
 
-	// It expires: the server says so, long before the mower would be silent by what it has said.
+	// It expires without a word of the server's, which would need roll-ups (see Streams): the view notices by its own clock.
 	eventually(t, "m1 offline", func() bool { m, _ := v.Mower("m1"); return !m.Online })
 	if m, _ := v.Mower("m1"); m.Version != "1.2.3" || m.Since.IsZero() {
 		t.Errorf("%+v", m)

@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"cmp"
+	"encoding/json"
 	"math"
 	"strconv"
 	"strings"
@@ -182,4 +183,23 @@ func SeverityRank(severity string) int {
 		return 4
 	}
 	return 0
+}
+
+// Compare orders values: nothing, false and true, numbers, texts.
+func (v Value) Compare(o Value) int {
+	rank := func(k valueKind) int { return [...]int{valueMissing: 0, valueBool: 1, valueNumber: 2, valueText: 3}[k] }
+	return cmp.Or(cmp.Compare(rank(v.kind), rank(o.kind)), cmp.Compare(v.num, o.num), cmp.Compare(v.text, o.text))
+}
+
+// MarshalJSON encodes the value as it was sent, nothing as null.
+func (v Value) MarshalJSON() ([]byte, error) {
+	switch v.kind {
+	case valueNumber:
+		return json.Marshal(v.num)
+	case valueText:
+		return json.Marshal(v.text)
+	case valueBool:
+		return json.Marshal(v.num != 0)
+	}
+	return []byte("null"), nil
 }

@@ -36,6 +36,15 @@ type Options struct {
 	Partitions bool
 	// ServerName is that of a node, by default n0, n1 and so on.
 	ServerName func(node int) string
+	// Given are nodes that have a configuration, instead of all that is above.
+	Given []Given
+}
+
+// Given is a node with a configuration: nats.conf in its directory, which is started there.
+type Given struct {
+	Dir             string
+	Name            string // its server_name
+	Client, Monitor int    // ports of its configuration, see [Port]
 }
 
 // Servers are running nodes, counted from 0. Methods may be called concurrently; those that take a node fail the test if it is not as they need it.
@@ -74,7 +83,7 @@ func Cluster(t testing.TB, nodes int, lines ...string) *Servers {
 // New runs servers until the test ends, and waits until they are ready.
 func New(t testing.TB, o Options) *Servers {
 	t.Helper()
-	o.Nodes = max(o.Nodes, 1)
+	o.Nodes = max(o.Nodes, 1, len(o.Given))
 	if o.ServerName == nil {
 		o.ServerName = func(node int) string { return fmt.Sprintf("n%d", node) }
 	}
@@ -82,9 +91,12 @@ func New(t testing.TB, o Options) *Servers {
 		t: t, binary: Binary(t), options: o, links: make(map[[2]int]*faultnet.Proxy),
 		client: &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}},
 	}
-	for i := range o.Nodes {
+	for _, g := range o.Given {
+		s.nodes = append(s.nodes, &node{name: g.Name, dir: g.Dir, client: g.Client, monitor: g.Monitor})
+	}
+	for i := range o.Nodes - len(o.Given) {
 		n := &node{name: o.ServerName(i), dir: t.TempDir()}
-		n.client, n.route, n.monitor = port(t), port(t), port(t)
+		n.client, n.route, n.monitor = Port(t), Port(t), Port(t)
 		s.nodes = append(s.nodes, n)
 	}
 	if o.Partitions {
@@ -102,7 +114,7 @@ func New(t testing.TB, o Options) *Servers {
 			}
 		}
 	}
-	for i, n := range s.nodes {
+	for i, n := range s.nodes[len(o.Given):] {
 		if err := os.WriteFile(filepath.Join(n.dir, "nats.conf"), []byte(s.configuration(i)), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -130,7 +142,7 @@ func (s *Servers) configuration(i int) string {
 		lines = append(lines, "cluster {", "  name: test", "  listen: "+address(n.route))
 		if s.options.Partitions {
 			// Nodes tell each other of third ones, and where to reach them. Nobody is at that address: they shall take the proxies.
-			lines = append(lines, "  advertise: "+address(port(s.t)))
+			lines = append(lines, "  advertise: "+address(Port(s.t)))
 		}
 		lines = append(lines, "  routes: [")
 		for j, to := range s.nodes {
@@ -225,8 +237,8 @@ func (s *Servers) URLs() string {
 	return strings.Join(all, ",")
 }
 
-// Port is that of a node for clients.
-func (s *Servers) Port(i int) int { return s.nodes[i].client }
+// ClientPort is that of a node for clients.
+func (s *Servers) ClientPort(i int) int { return s.nodes[i].client }
 
 // MonitorURL is where a node tells about itself over HTTP: /varz, /jsz and so on.
 func (s *Servers) MonitorURL(i int) string { return "http://" + address(s.nodes[i].monitor) }
@@ -433,9 +445,9 @@ func (s *Servers) Leader(seenBy int) int {
 	return s.Node(state.Meta.Leader)
 }
 
-// port returns a port that nobody listens on, and that nobody else who asks here gets until the test ends: a node that is down has its port back
+// Port returns a port that nobody listens on, and that nobody else who asks here gets until the test ends: a node that is down has its port back
 // later. The kernel gives them to nobody who connects, as they are below its range for that (32768 on Linux).
-func port(t testing.TB) int {
+func Port(t testing.TB) int {
 	t.Helper()
 	cache, err := cacheDirectory()
 	if err != nil {

@@ -112,6 +112,7 @@ func (a *Authority) RevokedFile() string { return filepath.Join(a.dir, revokedFi
 type Request struct {
 	Name     string        // the identity of a client; the files have this name too
 	Server   bool          // for a broker, else for a client
+	Peer     bool          // for a server that is the client of its like too, as in a cluster; with Server
 	Hosts    []string      // host names and addresses of a broker
 	Validity time.Duration // 0 is CertificateValidity
 	Force    bool          // replace a certificate of that name
@@ -136,6 +137,9 @@ func (a *Authority) Issue(r Request) (Certificate, error) {
 	template := &x509.Certificate{Subject: pkix.Name{CommonName: r.Name}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
 	if r.Server {
 		template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+		if r.Peer {
+			template.ExtKeyUsage = append(template.ExtKeyUsage, x509.ExtKeyUsageClientAuth)
+		}
 		for _, host := range r.Hosts {
 			if ip := net.ParseIP(strings.Trim(host, "[]")); ip != nil {
 				template.IPAddresses = append(template.IPAddresses, ip)

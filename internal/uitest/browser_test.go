@@ -34,6 +34,12 @@ const patience = 30 * time.Second // with what the page has to show
 
 func open(t *testing.T, address string) *browser {
 	t.Helper()
+	return openPage(t, address, address+"/")
+}
+
+// openPage opens a page of the server at an address.
+func openPage(t *testing.T, address, page string) *browser {
+	t.Helper()
 	path, err := exec.LookPath("chromium")
 	if err != nil {
 		t.Fatal("Chromium is missing: make test installs it, or says what to install")
@@ -60,7 +66,7 @@ func open(t *testing.T, address string) *browser {
 	b.do(network.Enable(), log.Enable())
 	b.size(1280, 900)
 	b.scheme("light")
-	b.do(chromedp.Navigate(address + "/"))
+	b.do(chromedp.Navigate(page))
 	return b
 }
 

@@ -1,0 +1,150 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/lawnberry/lawnberry/internal/fleet"
+	"github.com/lawnberry/lawnberry/internal/fleettest"
+	"github.com/lawnberry/lawnberry/internal/natstest"
+)
+
+// engines are the publishers of scripts, by the URL of their engine.
+var engines sync.Map
+
+func publisherOf(ts *testscript.TestScript) *fleettest.Publisher {
+	p, ok := engines.Load(ts.Getenv("LAWNBERRY_FLEET_URL"))
+	if !ok {
+		ts.Fatalf("there is no engine")
+	}
+	return p.(*fleettest.Publisher) //nolint:errcheck,forcetypeassert // there is nothing else
+}
+
+// cmdEngine returns the command engine: it starts a NATS server, makes it ready for a fleet, and names it in LAWNBERRY_FLEET_URL. With
+// "empty" it is not made ready.
+func cmdEngine(t *testing.T) func(*testscript.TestScript, bool, []string) {
+	return func(ts *testscript.TestScript, _ bool, args []string) {
+		s := natstest.Start(t)
+		ts.Setenv("LAWNBERRY_FLEET_URL", s.URL())
+		nc, err := nats.Connect(s.URL())
+		ts.Check(err)
+		ts.Defer(nc.Close)
+		js, err := jetstream.New(nc)
+		ts.Check(err)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if len(args) == 0 {
+			ts.Check(fleettest.Setup(ctx, js, 1, time.Hour))
+		}
+		engines.Store(s.URL(), fleettest.New(js))
+	}
+}
+
+// cmdMower publishes what the uplink of a mower would: mower ID [name=value...]. Names are online and offline (without a value), version, backlog, lost,
+// battery, state, stop, alert (type:severity:text), clear (type), x, y, and raw (topic:bytes, quoted as in Go).
+func cmdMower(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 1 {
+		ts.Fatalf("usage: mower ID [name=value...]")
+	}
+	p, id := publisherOf(ts), args[0]
+	presence := fleet.Presence{Mower: id, Version: "1.2.3", Since: time.Now(), Session: "s", Interval: 600}
+	there := false
+	place := map[string]any{}
+	for _, a := range args[1:] {
+		name, value, _ := strings.Cut(a, "=")
+		number := func() float64 {
+			f, err := strconv.ParseFloat(value, 64)
+			ts.Check(err)
+			return f
+		}
+		parts := strings.SplitN(value, ":", 3)
+		switch name {
+		case "online":
+			there = true
+		case "offline":
+			p.Leave(id)
+		case "version":
+			presence.Version = value
+		case "backlog":
+			old := time.Now().Add(-time.Hour)
+			presence.Backlog = fleet.Backlog{Records: int64(number()), Oldest: &old}
+		case "lost":
+			presence.Lost = fleet.Losses{fleet.Telemetry: {Count: uint64(number()), Why: "bytes"}}
+		case "commands":
+			presence.Commands = strings.Split(value, ",")
+		case "battery":
+			p.State(id, "power/battery", fleettest.Sensor(map[string]any{"level": number(), "voltage": 24.5}, map[string]string{"level": "%", "voltage": "V"}))
+		case "state":
+			p.State(id, "navigation/status", fleettest.Status(value))
+		case "stop":
+			p.State(id, "safety/emergency_stop", fleettest.Stop(value == "engaged", "a dog"))
+		case "alert":
+			said, err := strconv.Unquote(`"` + parts[2] + `"`)
+			ts.Check(err)
+			p.State(id, "safety/alerts/"+parts[0], fleettest.Alert(parts[0], parts[1], said))
+		case "clear":
+			p.State(id, "safety/alerts/"+value, nil)
+		case "x", "y":
+			place[name] = number()
+			p.State(id, "navigation/position", fleettest.Sensor(place, nil))
+		case "raw":
+			both, err := strconv.Unquote(`"` + strings.ReplaceAll(value, `"`, `\"`) + `"`)
+			ts.Check(err)
+			topic, body, _ := strings.Cut(both, ":")
+			p.State(id, topic, []byte(body))
+		default:
+			ts.Fatalf("a mower has no %q", name)
+		}
+	}
+	if there {
+		p.Presence(presence)
+	}
+	flush(ts, p)
+}
+
+// cmdPast publishes history: past MOWER TOPIC AGO NAME=NUMBER..., of which each is a message, all of them a batch, a second after each other.
+func cmdPast(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 4 {
+		ts.Fatalf("usage: past MOWER TOPIC AGO NAME=NUMBER...")
+	}
+	p := publisherOf(ts)
+	ago, err := time.ParseDuration(args[2])
+	ts.Check(err)
+	at := time.Now().Add(-ago)
+	var lines []fleettest.Line
+	for i, a := range args[3:] {
+		name, value, _ := strings.Cut(a, "=")
+		n, err := strconv.ParseFloat(value, 64)
+		ts.Check(err)
+		lines = append(lines, fleettest.Line{Time: at.Add(time.Duration(i) * time.Second), Body: fleettest.Sensor(map[string]any{name: n}, nil)})
+	}
+	p.Batch(args[0], args[1], fmt.Sprint(args), lines...)
+	flush(ts, p)
+}
+
+func flush(ts *testscript.TestScript, p *fleettest.Publisher) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	ts.Check(p.Flush(ctx))
+}
+
+// cmdFleetJob runs a verb of a job whose id is in a file: fleetjob VERB MOWER FILE [flags...].
+func cmdFleetJob(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) < 3 {
+		ts.Fatalf("usage: fleetjob VERB MOWER FILE [flags...]")
+	}
+	id := strings.TrimSpace(ts.ReadFile(args[2]))
+	err := ts.Exec("lawnberry", append([]string{"fleet", "job", args[0], args[1], id}, args[3:]...)...)
+	if (err != nil) != neg {
+		ts.Fatalf("fleet job %s %s %s: %v", args[0], args[1], id, err)
+	}
+}
