@@ -26,7 +26,7 @@ import (
 // childEnv has this program be an uplink, in a process that can be killed.
 const childEnv = "LAWNBERRY_TEST_UPLINK"
 
-type childOptions struct{ Bus, Engine, Dir string }
+type childOptions struct{ Bus, Engine, Dir, Keys string }
 
 // child is an uplink until its input ends.
 func child(text string) int {
@@ -41,6 +41,7 @@ func child(text string) int {
 	}
 	u, err := Start(context.Background(), Options{
 		Mower: "m-1", Client: client.Options{URL: c.Bus}, Engine: fleet.Engine{URL: c.Engine}, Dir: c.Dir, Up: up, BatchInterval: 100 * time.Millisecond,
+		Down: []string{"*/*"}, KeysFile: c.Keys,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})
 	if err != nil {
@@ -66,7 +67,7 @@ type process struct {
 
 func (m *mower) process(engine string) *process {
 	m.t.Helper()
-	text, err := json.Marshal(childOptions{m.url, engine, m.dir})
+	text, err := json.Marshal(childOptions{m.url, engine, m.dir, m.operators})
 	check(m.t, err)
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), childEnv+"="+string(text))
