@@ -114,11 +114,11 @@ func TestRecordID(t *testing.T) {
 	if id("t", "1", "x") == id("t", "1", "y") || id("t", "1", "x") == id("u", "1", "x") {
 		t.Error("different messages have the same id")
 	}
-	if id("t", "1", "x") != id("t", "1", "x") {
+	if first, second := id("t", "1", "x"), id("t", "1", "x"); first != second {
 		t.Error("the same message has different ids")
 	}
 	raw := message.NewRaw([]byte("x"))
-	if recordID("t", &raw, []byte("x")) == recordID("t", &raw, []byte("x")) {
+	if first, second := recordID("t", &raw, []byte("x")), recordID("t", &raw, []byte("x")); first == second {
 		t.Error("messages without an envelope have the same id")
 	}
 }

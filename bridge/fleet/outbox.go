@@ -87,7 +87,7 @@ func openOutbox(dir string, bounds Bounds, c *clock, fs vfs.FS, log *slog.Logger
 		if errors.As(err, &locked) {
 			return nil, err
 		}
-		b.fail(err)
+		_ = b.fail(err)
 	}
 	b.enforce()
 	return b, nil
