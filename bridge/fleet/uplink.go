@@ -96,7 +96,7 @@ func Start(ctx context.Context, o Options) (_ *Uplink, err error) {
 	if u.tap, err = openTap(ctx, u); err != nil {
 		return nil, err
 	}
-	if err = u.startDown(); err != nil { // before the fleet is told that the mower is there
+	if err := u.startDown(); err != nil { // before the fleet is told that the mower is there
 		return nil, err
 	}
 	again := []chan struct{}{make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{}, 1)}

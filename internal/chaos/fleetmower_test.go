@@ -90,7 +90,7 @@ func sayings() []saying {
 
 // inHistory is whether each message of a topic has to be in the history.
 func inHistory(name string) (fleet.Class, bool) {
-	for _, f := range bridge.DefaultFilters() {
+	for _, f := range fleet.DefaultFilters() {
 		if topic.Match(f.Filter, name) {
 			return f.Class, f.Class.History()
 		}
@@ -160,7 +160,7 @@ func newSimulated(order fleetOrder, n int) (m *simulated, err error) {
 		return nil, err
 	}
 	near := client.Options{Dial: m.broker.Dial, Probe: time.Hour}
-	up := bridge.DefaultFilters()
+	up := fleet.DefaultFilters()
 	for i := range up {
 		up[i].Rate = 0 // that of what is said is enough
 	}
