@@ -26,7 +26,7 @@ import (
 // childEnv has this program be an uplink, in a process that can be killed.
 const childEnv = "LAWNBERRY_TEST_UPLINK"
 
-type childOptions struct{ Bus, Engine, Dir string }
+type childOptions struct{ Bus, Engine, Dir, Keys string }
 
 // child is an uplink until its input ends.
 func child(text string) int {
@@ -41,6 +41,7 @@ func child(text string) int {
 	}
 	u, err := Start(context.Background(), Options{
 		Mower: "m-1", Client: client.Options{URL: c.Bus}, Engine: fleet.Engine{URL: c.Engine}, Dir: c.Dir, Up: up, BatchInterval: 100 * time.Millisecond,
+		Down: []string{"*/*"}, KeysFile: c.Keys,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})
 	if err != nil {
@@ -66,7 +67,7 @@ type process struct {
 
 func (m *mower) process(engine string) *process {
 	m.t.Helper()
-	text, err := json.Marshal(childOptions{m.url, engine, m.dir})
+	text, err := json.Marshal(childOptions{m.url, engine, m.dir, m.operators})
 	check(m.t, err)
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), childEnv+"="+string(text))
@@ -99,7 +100,7 @@ func (p *process) end(t testing.TB) {
 // TestChaos kills nodes of the engine and the uplink while events and alerts are said: the fleet gets each once, in its order. Telemetry
 // may be lost with the uplink, but comes in order and not twice.
 //
-// It was seen to fail with records in doubt sent again without asking, after the duplicate window was made 100 ms.
+// It was seen to fail, though not each time, with records in doubt sent again without asking.
 func TestChaos(t *testing.T) {
 	rounds := 5
 	if os.Getenv("LAWNBERRY_CHAOS") == "long" {
@@ -141,8 +142,11 @@ func TestChaos(t *testing.T) {
 		kinds[kind]++
 		switch kind {
 		case "kill the uplink":
-			p.kill()
-			p = m.process(s.URLs())
+			for range 3 {
+				p.kill()
+				p = m.process(s.URLs())
+				time.Sleep(time.Duration(random.IntN(300)) * time.Millisecond)
+			}
 		case "kill a node":
 			s.Kill(node)
 			time.Sleep(time.Duration(random.IntN(2000)) * time.Millisecond)
@@ -200,7 +204,7 @@ func TestChaos(t *testing.T) {
 		faults = append(faults, fmt.Sprintf("%s: %d", kind, n))
 	}
 	slices.Sort(faults)
-	t.Logf("%s; %d events and alerts said, all there once; %d of %d readings", strings.Join(faults, ", "), said, len(got), len(battery))
+	t.Logf("%s; %d events and alerts were said; the fleet has %d of %d readings", strings.Join(faults, ", "), said, len(got), len(battery))
 }
 
 // TestCatchUp: while a large backlog drains, the latest values are there at once.

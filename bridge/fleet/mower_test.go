@@ -32,6 +32,8 @@ type mower struct {
 	c   *client.Client
 	dir string
 
+	operators string // file of their keys, for an uplink in a process of its own; "" knows none
+
 	mu   sync.Mutex // guards n
 	n    int
 	said map[string][]string // message ids, by topic

@@ -26,7 +26,7 @@ func publisherOf(ts *testscript.TestScript) *fleettest.Publisher {
 	if !ok {
 		ts.Fatalf("there is no engine")
 	}
-	return p.(*fleettest.Publisher) //nolint:errcheck,forcetypeassert // there is nothing else
+	return p.(*fleettest.Publisher) //nolint:forcetypeassert // there is nothing else
 }
 
 // cmdEngine returns the command engine: it starts a NATS server, makes it ready for a fleet, and names it in LAWNBERRY_FLEET_URL. With

@@ -59,7 +59,8 @@ func (m *fleetModel) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 		}
 	case tea.KeyPressMsg:
 		name, text := msg.String(), msg.Key().Text
-		return m, m.key(name, text)
+		next := m.key(name, text)
+		return m, next
 	}
 	return m, nil
 }

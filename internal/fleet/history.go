@@ -379,7 +379,7 @@ func (q HistoryQuery) live(ctx context.Context, sources []*source, yield func(Re
 func (q HistoryQuery) unpack(i item, say func(Record) error) error {
 	mower, topic, err := ParseHistorySubject(i.subject)
 	if err != nil {
-		return nil //nolint:nilerr // of nobody: a stream may have more than the fleet's
+		return nil // of nobody: a stream may have more than the fleet's
 	}
 	for r := range unpack(i.headers, i.body, i.stored) {
 		r.Mower, r.Topic, r.Stored = mower, topic, i.stored

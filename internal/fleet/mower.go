@@ -264,9 +264,16 @@ func (m *Mower) derive(msg *Message, gone bool) {
 		}
 	case topic == topicPosition:
 		m.X, m.Y, m.Heading = d.pointer("x"), d.pointer("y"), d.pointer("heading")
-		m.place()
+		if m.placed(d) {
+			return
+		}
+		if gps := m.Topic(topicGPS); gps != nil {
+			m.placed(gps.read())
+		}
 	case topic == topicGPS:
-		m.place()
+		if position := m.Topic(topicPosition); position == nil || !m.placed(position.read()) {
+			m.placed(d)
+		}
 	case topic == topicStop:
 		m.Stop = ""
 		if !gone {
@@ -278,21 +285,14 @@ func (m *Mower) derive(msg *Message, gone bool) {
 	}
 }
 
-// place reads where a mower is on the earth: from its position, else from its receiver.
-func (m *Mower) place() {
-	m.Latitude, m.Longitude = nil, nil
-	for _, topic := range []string{topicPosition, topicGPS} {
-		msg := m.Topic(topic)
-		if msg == nil {
-			continue
-		}
-		d := msg.read()
-		lat, lon := d.pointer("latitude"), d.pointer("longitude")
-		if lat != nil && lon != nil && math.Abs(*lat) <= 90 && math.Abs(*lon) <= 180 {
-			m.Latitude, m.Longitude = lat, lon
-			return
-		}
+// placed reads where a mower is on the earth, and reports whether that is said.
+func (m *Mower) placed(d document) bool {
+	m.Latitude, m.Longitude = d.pointer("latitude"), d.pointer("longitude")
+	if m.Latitude != nil && m.Longitude != nil && math.Abs(*m.Latitude) <= 90 && math.Abs(*m.Longitude) <= 180 {
+		return true
 	}
+	m.Latitude, m.Longitude = nil, nil
+	return false
 }
 
 // stopOf reads what a message on safety/emergency_stop says.

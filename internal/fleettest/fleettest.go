@@ -79,9 +79,19 @@ func (p *Publisher) Batch(mower, topic, id string, lines ...Line) {
 	p.Raw(fleet.HistorySubject(mower, topic), body, h)
 }
 
-// Raw publishes any bytes anywhere.
+// stalled is how long an engine may be behind.
+const stalled = time.Minute
+
+// Raw publishes any bytes anywhere, and waits for an engine that is behind.
 func (p *Publisher) Raw(subject string, body []byte, h nats.Header) {
-	f, err := p.js.PublishMsgAsync(&nats.Msg{Subject: subject, Data: body, Header: h})
+	var f jetstream.PubAckFuture
+	var err error
+	for began := time.Now(); time.Since(began) < stalled; {
+		// It waits a moment by itself, while too many are on their way.
+		if f, err = p.js.PublishMsgAsync(&nats.Msg{Subject: subject, Data: body, Header: h}); !errors.Is(err, jetstream.ErrTooManyStalledMsgs) {
+			break
+		}
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err != nil {

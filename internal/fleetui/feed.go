@@ -3,6 +3,7 @@ package fleetui
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"math"
 	"net/http"
 	"time"
@@ -300,8 +301,8 @@ func (b *browser) rematch(now time.Time) *frame {
 
 // explainAt is the character that an error of a condition is about.
 func explainAt(err error) int {
-	e, ok := err.(*fleet.WhereError) //nolint:errorlint // it is what ParseWhere returns
-	if !ok {
+	var e *fleet.WhereError
+	if !errors.As(err, &e) {
 		return 0
 	}
 	return min(len([]rune(e.Text[:e.At])), math.MaxInt32)

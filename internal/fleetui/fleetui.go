@@ -76,7 +76,7 @@ func Start(o Options) (*UI, error) {
 	if u.log == nil {
 		u.log = slog.New(slog.DiscardHandler)
 	}
-	u.cookie = "lawnberry_fleet_" + strconv.Itoa(l.Addr().(*net.TCPAddr).Port) //nolint:errcheck,forcetypeassert // it listens on TCP
+	u.cookie = "lawnberry_fleet_" + strconv.Itoa(l.Addr().(*net.TCPAddr).Port) //nolint:forcetypeassert // it listens on TCP
 	u.ctx, u.end = context.WithCancel(context.Background())
 	u.server = &http.Server{
 		Handler: u.handler(), ReadHeaderTimeout: 5 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: maxHeader,

@@ -21,7 +21,7 @@ import (
 
 // A browser shows the dashboard. What it says on its console, and requests that leave the host, are faults at the end of the test.
 type browser struct {
-	t   *testing.T
+	t   testing.TB
 	ctx context.Context
 
 	mu      sync.Mutex // guards the fields below
@@ -38,7 +38,7 @@ func open(t *testing.T, address string) *browser {
 }
 
 // openPage opens a page of the server at an address.
-func openPage(t *testing.T, address, page string) *browser {
+func openPage(t testing.TB, address, page string) *browser {
 	t.Helper()
 	path, err := exec.LookPath("chromium")
 	if err != nil {

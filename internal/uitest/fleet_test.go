@@ -20,7 +20,7 @@ import (
 
 // A fleetWorld is an engine with thousands of mowers, and the page that shows them.
 type fleetWorld struct {
-	t       *testing.T
+	t       testing.TB
 	servers *natstest.Servers
 	p       *fleettest.Publisher
 	view    *fleet.View
@@ -31,7 +31,7 @@ type fleetWorld struct {
 	fails   error // what a stop fails with
 }
 
-func newFleetWorld(t *testing.T, mowers int) *fleetWorld {
+func newFleetWorld(t testing.TB, mowers int) *fleetWorld {
 	t.Helper()
 	w := &fleetWorld{t: t, servers: natstest.Start(t)}
 	connect := func() jetstream.JetStream {

@@ -12,5 +12,9 @@ func TestMain(m *testing.M) {
 		beBridge()
 		return
 	}
+	if os.Getenv(fleetEngine) != "" {
+		beFleetUI()
+		return
+	}
 	goleak.VerifyTestMain(m)
 }
