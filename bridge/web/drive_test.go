@@ -169,7 +169,7 @@ func (p *page) wheel(linear float64) (release func()) {
 		for ctx.Err() == nil {
 			text := fmt.Sprintf(`{"op":"setpoint","linear":%g,"angular":-0.2,"blade":true,"time":%g}`, linear, time.Since(pageStart).Seconds())
 			writing, done := context.WithTimeout(context.Background(), time.Minute) // not ctx: a write that is broken off ends the connection
-			_ = p.ws.Write(writing, websocket.MessageText, []byte(text))               // which fails once the test has cut the connection
+			_ = p.ws.Write(writing, websocket.MessageText, []byte(text))            // which fails once the test has cut the connection
 			done()
 			select {
 			case <-time.After(100 * time.Millisecond):

@@ -153,7 +153,7 @@ func (o *OperatorOptions) newDispatch(mower, service, command string, parameters
 func (d *dispatch) read(body []byte, code string) (result json.RawMessage, err error, ok bool) {
 	m, bad := message.Decode(bytes.Clone(body), message.Limits{MaxPayload: maxAnswer})
 	if bad != nil || m.Raw || m.Metadata.Type != message.TypeResponse {
-		return nil, nil, false
+		return nil, nil, false //nolint:nilerr // it is no answer
 	}
 	// What could not be read at the mower is answered without the id, to an inbox of this command alone.
 	if id := m.Metadata.CorrelationID; id != "" && id != d.m.Metadata.CorrelationID {
@@ -161,7 +161,7 @@ func (d *dispatch) read(body []byte, code string) (result json.RawMessage, err e
 	}
 	p, bad := message.Payload[message.Response](m)
 	if bad != nil {
-		return nil, nil, false
+		return nil, nil, false //nolint:nilerr // it is no answer
 	}
 	if p.Success {
 		return p.Result, nil, true

@@ -187,7 +187,7 @@ func enough(js jetstream.JetStream) error {
 	version := js.Conn().ConnectedServerVersion()
 	var major, minor int
 	if _, err := fmt.Sscanf(version, "%d.%d", &major, &minor); err != nil || major > 2 || major == 2 && minor >= minimumServer {
-		return nil // what has no version is not judged
+		return nil //nolint:nilerr // what has no version is not judged
 	}
 	return fmt.Errorf("the engine is NATS %s, which has no messages that expire by themselves: %s or newer is needed", version, requiredServer)
 }
@@ -263,5 +263,6 @@ func fields(cfg jetstream.StreamConfig) (map[string]json.RawMessage, error) {
 		return nil, err
 	}
 	var all map[string]json.RawMessage
-	return all, json.Unmarshal(text, &all)
+	err = json.Unmarshal(text, &all)
+	return all, err
 }
