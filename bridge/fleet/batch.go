@@ -37,6 +37,7 @@ type batch struct {
 	lines   []byte
 	count   int
 	arrival time.Time // of the first
+	opened  time.Time // by the clock that nobody sets
 }
 
 func newBatches(interval time.Duration) *batches {
@@ -49,7 +50,7 @@ func (b *batches) add(topic string, body []byte, arrival time.Time) *record {
 	defer b.mu.Unlock()
 	x := b.open[topic]
 	if x == nil {
-		x = &batch{arrival: arrival}
+		x = &batch{arrival: arrival, opened: time.Now()}
 		b.open[topic] = x
 	}
 	x.lines = appendLine(x.lines, body, arrival)
@@ -66,7 +67,7 @@ func (b *batches) due(all bool) (sealed []*record) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for topic, x := range b.open {
-		if all || time.Since(x.arrival) >= b.interval {
+		if all || time.Since(x.opened) >= b.interval {
 			delete(b.open, topic)
 			sealed = append(sealed, x.seal(topic))
 		}

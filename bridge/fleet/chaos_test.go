@@ -100,7 +100,7 @@ func (p *process) end(t testing.TB) {
 // TestChaos kills nodes of the engine and the uplink while events and alerts are said: the fleet gets each once, in its order. Telemetry
 // may be lost with the uplink, but comes in order and not twice.
 //
-// It was seen to fail with records in doubt sent again without asking, after the duplicate window was made 100 ms.
+// It was seen to fail, though not each time, with records in doubt sent again without asking.
 func TestChaos(t *testing.T) {
 	rounds := 5
 	if os.Getenv("LAWNBERRY_CHAOS") == "long" {
@@ -142,8 +142,11 @@ func TestChaos(t *testing.T) {
 		kinds[kind]++
 		switch kind {
 		case "kill the uplink":
-			p.kill()
-			p = m.process(s.URLs())
+			for range 3 {
+				p.kill()
+				p = m.process(s.URLs())
+				time.Sleep(time.Duration(random.IntN(300)) * time.Millisecond)
+			}
 		case "kill a node":
 			s.Kill(node)
 			time.Sleep(time.Duration(random.IntN(2000)) * time.Millisecond)
@@ -201,7 +204,7 @@ func TestChaos(t *testing.T) {
 		faults = append(faults, fmt.Sprintf("%s: %d", kind, n))
 	}
 	slices.Sort(faults)
-	t.Logf("%s; %d events and alerts said, all there once; %d of %d readings", strings.Join(faults, ", "), said, len(got), len(battery))
+	t.Logf("%s; %d events and alerts were said; the fleet has %d of %d readings", strings.Join(faults, ", "), said, len(got), len(battery))
 }
 
 // TestCatchUp: while a large backlog drains, the latest values are there at once.

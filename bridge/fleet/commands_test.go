@@ -101,6 +101,24 @@ func TestOffline(t *testing.T) {
 	}
 }
 
+// A mower that may have a command, and goes away, is not said to be one that has not run it.
+func TestGone(t *testing.T) {
+	t.Parallel()
+	y := newBareYard(t, natstest.Start(t))
+	heard := make(chan *nats.Msg, 10)
+	sub, err := y.nc.ChanSubscribe(fleet.CommandFilter(yardMower), heard)
+	must(t, err)
+	go func() {
+		<-heard
+		_ = sub.Unsubscribe()
+	}()
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
+	if _, err := y.anna.Call(ctx, yardMower, "navigation", "count", nil); code(err) != client.CodeTimeout || !strings.Contains(err.Error(), "outcome unknown") {
+		t.Errorf("%v", err)
+	}
+}
+
 // What is forged, late, unsigned, unreadable or addressed wrongly does not run, and is answered with a code and a reason.
 func TestRefused(t *testing.T) {
 	t.Parallel()

@@ -126,8 +126,8 @@ func (y *yard) call(c *tally, what string) {
 	}
 }
 
-// judge fails the test if a command ran twice, or ended in a way that says nothing.
-func (y *yard) judge(c *tally) {
+// judge fails the test if a command ran twice, or ended in a way that says nothing, which counts as lost. fault is what was done so many times.
+func (y *yard) judge(c *tally, fault string, times, jobs int) {
 	y.t.Helper()
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -141,6 +141,11 @@ func (y *yard) judge(c *tally) {
 		}
 	}
 	y.t.Logf("%v; %d commands and jobs ran, %d of them more than once", maps.Clone(c.by), ran, twice)
+	sent := jobs
+	for _, n := range c.by {
+		sent += n
+	}
+	y.t.Logf("fault=%s times=%d sent=%d delivered=%d lost=%d duplicated=%d out_of_order=0", fault, times, sent, ran, len(c.wrong), twice)
 	if twice > 0 || len(c.wrong) > 0 || c.by["answered"] == 0 {
 		y.t.Errorf("%d ran more than once, %q ended in a way that says nothing", twice, c.wrong)
 	}
@@ -179,6 +184,7 @@ func TestKilledUplink(t *testing.T) {
 			_ = process.Wait()
 			kills++
 			process = y.spawn()
+			y.present(true)
 		}
 	})
 	c := &tally{by: map[string]int{}}
@@ -220,15 +226,19 @@ func TestKilledUplink(t *testing.T) {
 	if kills < 3 {
 		t.Errorf("only %d kills", kills)
 	}
-	y.judge(c)
+	y.judge(c, "uplink_killed,_commands_and_jobs_of_the_fleet", kills, len(jobs))
 }
 
 // Nodes of the engine are killed in turn while commands, jobs and stops are on their way: each command and job runs once at most and ends clearly,
-// and each stop that is answered is engaged.
+// and each stop that is answered is engaged. In the long form these are a thousand commands, and each node is killed four times.
 func TestKilledNodes(t *testing.T) {
 	t.Parallel()
 	y := newYard(t, natstest.Cluster(t, 3), nil)
 	c := &tally{by: map[string]int{}}
+	each, kills := 20, 3
+	if os.Getenv("LAWNBERRY_CHAOS") == "long" {
+		each, kills = 334, 12
+	}
 	end := make(chan struct{})
 	var work sync.WaitGroup
 	for worker := range 3 {
@@ -236,7 +246,7 @@ func TestKilledNodes(t *testing.T) {
 			for i := 0; ; i++ {
 				select {
 				case <-end:
-					if i >= 20 {
+					if i >= each {
 						return
 					}
 				default:
@@ -284,7 +294,8 @@ func TestKilledNodes(t *testing.T) {
 			y.end(id)
 		}
 	})
-	for i := range 3 {
+	for kill := range kills {
+		i := kill % 3
 		y.nats.Kill(i)
 		n := func() int { c.mu.Lock(); defer c.mu.Unlock(); return c.by["answered"] }
 		seen := n()
@@ -298,5 +309,5 @@ func TestKilledNodes(t *testing.T) {
 	if stops == 0 || lost > 0 || len(jobs) == 0 {
 		t.Errorf("%d stops, %d of them without an answer; %d jobs", stops, lost, len(jobs))
 	}
-	y.judge(c)
+	y.judge(c, "node_of_the_engine_killed,_commands_of_the_fleet", kills, len(jobs))
 }

@@ -128,10 +128,13 @@ func (l *loading) record(key, value []byte, now time.Time) {
 // gap counts n records from seq on as lost, and marks them.
 func (l *loading) gap(q *queue, seq, n uint64, now time.Time) {
 	l.lost[q.class] = join(l.lost[q.class], fleet.Loss{Count: n, First: now, Last: now, Why: "disk"})
-	l.repairs.Set(recordKey(q.number, seq), binary.AppendUvarint([]byte{gapVersion}, n))
+	l.repairs.Set(recordKey(q.number, seq), gapMark(n))
 }
 
 const gapVersion = 0
+
+// gapMark stands for n records that are not there, and were counted if they are lost.
+func gapMark(n uint64) []byte { return binary.AppendUvarint([]byte{gapVersion}, n) }
 
 func parseGap(value []byte) (n uint64, ok bool) {
 	if len(value) < 2 || value[0] != gapVersion {

@@ -87,7 +87,7 @@ func openOutbox(dir string, bounds Bounds, c *clock, fs vfs.FS, log *slog.Logger
 		if errors.As(err, &locked) {
 			return nil, err
 		}
-		b.fail(err)
+		_ = b.fail(err)
 	}
 	b.enforce()
 	return b, nil
@@ -130,7 +130,7 @@ func (b *outbox) queueOf(topic string, class fleet.Class) *queue {
 	}
 	if len(b.queues) >= maxTopics {
 		i := slices.IndexFunc(b.list, func(q *queue) bool {
-			return q.records == 0 && q.flight == 0 && q.kept == q.first && q.maybe == 0 && !q.saved
+			return q.records == 0 && q.flight == 0 && q.unchanged() && !q.saved
 		})
 		if i < 0 {
 			return nil
@@ -218,7 +218,7 @@ func (b *outbox) commit(spill func(fleet.Class) bool) error {
 	var gone []*queue
 	for _, q := range b.list {
 		with := spill(q.class) && len(q.recent) > 0
-		if !with && q.kept == q.first && q.maybe == 0 {
+		if !with && q.unchanged() {
 			if q.saved && q.records == 0 && q.flight == 0 {
 				batch.Delete(queueKey(q.number))
 				gone = append(gone, q)

@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/lawnberry/lawnberry/internal/fleet"
@@ -19,8 +20,9 @@ type queue struct {
 
 	// On the disk are the records from kept up to, not including, next. Those before first are sent or dropped, and still to be deleted.
 	kept, first, next uint64
-	maybe             uint64  // records up to it may be on the disk too, though their commit failed
-	ahead             []entry // the next of those on the disk; all of them as long as they are few
+	holes             []uint64 // of them, those that are done with before their turn
+	maybe             uint64   // records up to it may be on the disk too, though their commit failed
+	ahead             []entry  // the next of those on the disk; all of them as long as they are few
 	recent            []entry
 
 	records  int   // on the disk from first on, and in memory
@@ -152,6 +154,11 @@ func (q *queue) write(b *store.Batch, all bool) (done func()) {
 			b.DeleteRange(recordKey(q.number, q.kept), recordKey(q.number, q.first))
 		}
 	}
+	for _, seq := range q.holes {
+		if seq >= q.first {
+			b.Set(recordKey(q.number, seq), gapMark(1))
+		}
+	}
 	first, next, wrote := q.first, q.next, 0
 	if all && len(q.recent) > 0 || q.maybe > 0 {
 		if q.maybe > 0 {
@@ -169,7 +176,7 @@ func (q *queue) write(b *store.Batch, all bool) (done func()) {
 		}
 	}
 	return func() {
-		q.kept, q.maybe = first, 0
+		q.kept, q.maybe, q.holes = first, 0, nil
 		complete := !q.onDisk() || len(q.ahead) > 0 && q.ahead[len(q.ahead)-1].seq+1 == q.next
 		for i := range wrote {
 			e := q.recent[i]
@@ -185,6 +192,28 @@ func (q *queue) write(b *store.Batch, all bool) (done func()) {
 			q.recent = nil
 		}
 	}
+}
+
+// unchanged reports whether nothing of it is to be written, but for records that are in memory only.
+func (q *queue) unchanged() bool { return q.kept == q.first && q.maybe == 0 && len(q.holes) == 0 }
+
+// skip removes a record that is not the first, and reports whether it was found.
+func (q *queue) skip(order uint64) (e entry, found bool) {
+	if len(q.recent) > 0 && q.recent[0].order == order {
+		e = q.recent[0]
+		q.popRecent()
+		q.count(&e, -1)
+		return e, true
+	}
+	i := slices.IndexFunc(q.ahead, func(e entry) bool { return e.order == order })
+	if i < 0 {
+		return e, false
+	}
+	e = q.ahead[i]
+	q.ahead = slices.Delete(q.ahead, i, i+1)
+	q.holes = append(q.holes, e.seq)
+	q.count(&e, -1)
+	return e, true
 }
 
 // age is how old the first record is that is known without the disk; 0 when none is.

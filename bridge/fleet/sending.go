@@ -101,17 +101,16 @@ func (b *outbox) stored(order uint64, stream string, n int) {
 		return
 	}
 	q.stream = stream
-	q.doubt = q.onDisk() && len(q.recent) > 0 && q.recent[0].order == order // then it is not known of those on the disk
-	if q.fate != nil {                                                      // dropped, and it arrived all the same
+	q.doubt = false
+	if q.fate != nil { // dropped, and it arrived all the same
 		q.fate = nil
 		n--
 	}
-	if e, err := q.head(b.store); err == nil && e != nil && e.order != order && len(q.recent) > 0 && q.recent[0].order == order {
-		e := q.recent[0] // the disk came back meanwhile, with older ones
-		q.popRecent()
-		q.count(&e, -1)
-		b.memory -= e.size
-		n = 0
+	if e, err := q.head(b.store); n > 0 && err == nil && e != nil && e.order != order { // the disk came back meanwhile, with older ones
+		if e, found := q.skip(order); found && e.value != nil {
+			b.memory -= e.size
+		}
+		n, q.doubt = 0, true
 	}
 	for ; n > 0; n-- {
 		if e, err := q.head(b.store); err != nil || e == nil {

@@ -25,11 +25,10 @@ type tap struct {
 	c         *client.Client
 	selection selection
 
-	taken, looped, thinned, repeated atomic.Uint64
+	taken, looped, thinned atomic.Uint64
 
-	mu     sync.Mutex // guards rates
-	rates  map[string]*allowance
-	failed atomic.Bool // the last record of an event or alert did not go to the disk
+	mu    sync.Mutex // guards rates
+	rates map[string]*allowance
 }
 
 // openTap connects to the bus and subscribes.

@@ -33,8 +33,9 @@ type Uplink struct {
 	latest  *latest
 	tap     *tap
 	down    *downlink
-	keys    *seal.Ring // of operators; nil without
-	aside   *store.Store
+	keys    *seal.Ring   // of operators; nil without
+	aside   *store.Store // of the way down, without a disk of its own
+	asideAt string
 	session string
 
 	presenceEvery, lossesEvery time.Duration
@@ -76,8 +77,10 @@ func Start(ctx context.Context, o Options) (_ *Uplink, err error) {
 		return nil, err
 	}
 	if o.KeysFile != "" {
-		if u.keys, err = seal.Open(o.KeysFile, o.Logger); err != nil {
-			return nil, fmt.Errorf("keys of operators: %w", err)
+		var trouble error
+		if u.keys, trouble = seal.Open(o.KeysFile, o.Logger); trouble != nil { // the emergency stop needs none
+			u.keys = nil
+			u.log.Error("the keys of operators cannot be read: no signature of a command counts until they can and serve is started again", "error", trouble)
 		}
 	}
 	if u.engine, err = connect(o); err != nil {
@@ -96,7 +99,7 @@ func Start(ctx context.Context, o Options) (_ *Uplink, err error) {
 	if u.tap, err = openTap(ctx, u); err != nil {
 		return nil, err
 	}
-	if err = u.startDown(); err != nil { // before the fleet is told that the mower is there
+	if err := u.startDown(); err != nil { // before the fleet is told that the mower is there
 		return nil, err
 	}
 	again := []chan struct{}{make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{}, 1)}
@@ -126,6 +129,7 @@ func (u *Uplink) startDown() (err error) {
 			u.log.Error("the fleet cannot engage the emergency stop of this mower", "error", err)
 			return nil
 		}
+		u.asideAt = dir
 		if u.aside, err = store.Open(dir, store.Options{Logger: u.log, Sync: store.Never}); err != nil {
 			u.log.Error("the fleet cannot engage the emergency stop of this mower", "error", err)
 			return nil
@@ -214,6 +218,9 @@ func (u *Uplink) Stop(ctx context.Context) error {
 	}
 	if u.aside != nil {
 		errs = append(errs, u.aside.Close())
+	}
+	if u.asideAt != "" {
+		errs = append(errs, os.RemoveAll(u.asideAt))
 	}
 	return errors.Join(errs...)
 }

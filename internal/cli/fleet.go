@@ -35,7 +35,8 @@ Environment:
   LAWNBERRY_FLEET_URL          the engine, as --url
   LAWNBERRY_FLEET_CREDENTIALS  as --credentials
   LAWNBERRY_FLEET_CA           as --ca
-  LAWNBERRY_FLEET_KEY          as --key`,
+  LAWNBERRY_FLEET_KEY          as --key
+  LAWNBERRY_FLEET_DIR          as --dir of the verbs that keep the engine: setup, enrol, revoke, enrolled`,
 		Example: `  export LAWNBERRY_FLEET_URL=tls://n1.example.com,tls://n2.example.com LAWNBERRY_FLEET_CREDENTIALS=anna.creds LAWNBERRY_FLEET_KEY=anna.keys
   lawnberry fleet call mower-0042 navigation dock
   lawnberry fleet estop mower-0042 --reason 'a dog on the lawn'`,
@@ -46,6 +47,7 @@ Environment:
 	flags.StringVar(&f.credentials, "credentials", "", "`FILE` to log in at the engine with (default $LAWNBERRY_FLEET_CREDENTIALS, else no login)")
 	flags.StringVar(&f.ca, "ca", "", "`FILE` with the authorities that may have signed the engine's certificate (default $LAWNBERRY_FLEET_CA, else the system's)")
 	flags.StringVar(&f.key, "key", "", "key `FILE` of the operator, to sign with; see \"lawnberry key new --algorithm ed25519 --identity NAME\" (default $LAWNBERRY_FLEET_KEY)")
+	c.AddCommand(t.fleetKeeping(&f)...)
 	c.AddCommand(t.fleetLs(&f), t.fleetWatch(&f), t.fleetInfo(&f), t.fleetHistory(&f), t.fleetTop(&f), t.fleetUI(&f), t.fleetCall(&f), t.fleetJob(&f), t.fleetStop(&f))
 	return c
 }

@@ -21,6 +21,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/lawnberry/lawnberry/client"
+	"github.com/lawnberry/lawnberry/internal/natstest"
 	"github.com/lawnberry/lawnberry/message"
 	"github.com/lawnberry/lawnberry/safety"
 	"github.com/lawnberry/lawnberry/service"
@@ -210,6 +211,7 @@ func TestScripts(t *testing.T) {
 			"waitline":   cmdWaitLine,
 			"eventually": cmdEventually,
 			"freeport":   cmdFreePort,
+			"natsserver": cmdNATSServer,
 			"untilexits": cmdUntilExits,
 			"engine":     cmdEngine(t),
 			"fleetjob":   cmdFleetJob,
@@ -329,6 +331,16 @@ func cmdFreePort(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	}
 	ts.Fatalf("no free port")
+}
+
+// cmdNATSServer sets NATS_SERVER to the path of a nats-server, which is built when there is none: natsserver
+func cmdNATSServer(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 0 {
+		ts.Fatalf("usage: natsserver")
+	}
+	path, err := natstest.Build()
+	ts.Check(err)
+	ts.Setenv("NATS_SERVER", path)
 }
 
 // cmdUntilExits runs a program again and again until it ends with a code: untilexits CODE program arguments...

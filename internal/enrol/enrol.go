@@ -22,6 +22,8 @@ import (
 var (
 	// ErrEnrolled is a mower that has its credentials already.
 	ErrEnrolled = errors.New("is enrolled already")
+	// ErrUnreachable is an engine that no connection can be made to.
+	ErrUnreachable = errors.New("engine")
 	// ErrNotEnrolled is a mower that has none.
 	ErrNotEnrolled = errors.New("is not enrolled")
 )
@@ -58,11 +60,11 @@ func (f *Fleet) open(ctx context.Context, change bool) (s *session, err error) {
 	}()
 	once := []nats.Option{nats.RetryOnFailedConnect(false), nats.NoReconnect()}
 	if s.fleet, err = f.Engine().DialNATS("lawnberry fleet", once...); err != nil {
-		return s, fmt.Errorf("engine %s: %w", f.config.URL(), err)
+		return s, fmt.Errorf("%w %s: %w", ErrUnreachable, f.config.URL(), err)
 	}
 	if change {
 		if s.system, err = f.system().DialNATS("lawnberry fleet", once...); err != nil {
-			return s, fmt.Errorf("engine %s: %w", f.config.URL(), err)
+			return s, fmt.Errorf("%w %s: %w", ErrUnreachable, f.config.URL(), err)
 		}
 	}
 	if s.js, err = jetstream.New(s.fleet); err != nil {
@@ -412,7 +414,7 @@ func (f *Fleet) List(ctx context.Context) ([]Enrolment, error) {
 func (f *Fleet) Setup(ctx context.Context, l fleet.Limits) ([]fleet.Settled, error) {
 	c, err := f.Engine().DialNATS("lawnberry fleet", nats.RetryOnFailedConnect(false), nats.NoReconnect())
 	if err != nil {
-		return nil, fmt.Errorf("engine %s: %w", f.config.URL(), err)
+		return nil, fmt.Errorf("%w %s: %w", ErrUnreachable, f.config.URL(), err)
 	}
 	js, err := jetstream.New(c)
 	if err != nil {

@@ -44,13 +44,16 @@ const (
 )
 
 // Nodes returns nodes at hosts, with the usual ports; those of one host have ports one after the other.
-func Nodes(hosts ...string) []Node {
+func Nodes(hosts ...string) []Node { return NodesFrom(hosts, clientPort, clusterPort, monitorPort) }
+
+// NodesFrom is [Nodes] with other ports of the first node of each host.
+func NodesFrom(hosts []string, client, cluster, monitor int) []Node {
 	seen := make(map[string]int)
 	var all []Node
 	for i, host := range hosts {
 		n := seen[host]
 		seen[host]++
-		all = append(all, Node{Name: fmt.Sprintf("n%d", i+1), Host: host, Client: clientPort + n, Cluster: clusterPort + n, Monitor: monitorPort + n})
+		all = append(all, Node{Name: fmt.Sprintf("n%d", i+1), Host: host, Client: client + n, Cluster: cluster + n, Monitor: monitor + n})
 	}
 	return all
 }
@@ -75,7 +78,8 @@ func (c Config) Replicas() int {
 	return 1
 }
 
-func (c Config) check() error {
+// Check returns what is wrong with c.
+func (c Config) Check() error {
 	if err := pki.CheckName(c.Name); err != nil {
 		return fmt.Errorf("the name of the cluster: %w", err)
 	}
@@ -114,7 +118,7 @@ func Init(dir string, c Config) (*Fleet, error) {
 	if len(c.Nodes) == 0 {
 		c.Nodes = Nodes("127.0.0.1", "127.0.0.1", "127.0.0.1")
 	}
-	if err := c.check(); err != nil {
+	if err := c.Check(); err != nil {
 		return nil, err
 	}
 	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {

@@ -184,7 +184,7 @@ func (f *Fleet) fleetAccount() (string, error) {
 	return claims.Encode(f.signing)
 }
 
-// now is when a claim is said to be from. A server takes a claim for newer by whole seconds only, so what replaces one is from a later second.
+// after waits until a claim that is made replaces one that was issued then: a server takes a claim for newer by whole seconds only.
 func after(issued int64) {
 	for time.Now().Unix() <= issued {
 		time.Sleep(time.Until(time.Unix(issued+1, 0)))

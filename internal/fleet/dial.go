@@ -204,11 +204,11 @@ func (e Engine) Login() (user, password string, err error) {
 
 // Times of a connection to NATS.
 const (
-	natsDial = 10 * time.Second // for an attempt: TCP, TLS and login, over a mobile network
-	natsPing = 10 * time.Second // two without an answer are a dead connection
-	natsSend = 30 * time.Second // for what the socket's buffer does not take at once, over a slow network
-	natsMin  = time.Second      // between rounds of attempts
-	natsMax  = 8 * time.Second
+	natsDial  = 10 * time.Second // for an attempt: TCP, TLS and login, over a mobile network
+	natsPing  = 10 * time.Second // two without an answer are a dead connection
+	natsSend  = 30 * time.Second // for what the socket's buffer does not take at once, over a slow network
+	natsFirst = time.Second      // between rounds of attempts
+	natsMax   = 8 * time.Second
 )
 
 // DialNATS connects to an engine that speaks NATS. name tells the connection from others at the server.
@@ -280,6 +280,6 @@ func (e Engine) DialNATS(name string, opts ...nats.Option) (*nats.Conn, error) {
 
 // reconnectDelay is how long to wait after so many rounds over all servers.
 func reconnectDelay(rounds int) time.Duration {
-	base := min(natsMin<<min(max(rounds-1, 0), 10), natsMax)
+	base := min(natsFirst<<min(max(rounds-1, 0), 10), natsMax)
 	return base + rand.N(base)
 }

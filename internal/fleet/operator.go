@@ -151,16 +151,16 @@ func (o *OperatorOptions) newDispatch(mower, service, command string, parameters
 
 // read reads an answer to d. ok is false if it is none.
 func (d *dispatch) read(body []byte, code string) (result json.RawMessage, err error, ok bool) {
-	m, err := message.Decode(bytes.Clone(body), message.Limits{MaxPayload: maxAnswer})
-	if err != nil || m.Raw || m.Metadata.Type != message.TypeResponse {
+	m, bad := message.Decode(bytes.Clone(body), message.Limits{MaxPayload: maxAnswer})
+	if bad != nil || m.Raw || m.Metadata.Type != message.TypeResponse {
 		return nil, nil, false
 	}
 	// What could not be read at the mower is answered without the id, to an inbox of this command alone.
 	if id := m.Metadata.CorrelationID; id != "" && id != d.m.Metadata.CorrelationID {
 		return nil, nil, false
 	}
-	p, err := message.Payload[message.Response](m)
-	if err != nil {
+	p, bad := message.Payload[message.Response](m)
+	if bad != nil {
 		return nil, nil, false
 	}
 	if p.Success {

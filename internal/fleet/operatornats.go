@@ -100,7 +100,8 @@ func (o *NATSOperator) send(ctx context.Context, d *dispatch, patience time.Dura
 		}
 	})()
 	began, attempt := time.Now(), firstAttempt
-	taken := false // it may have been handed to the mower
+	// What was sent more often than the engine has said that nobody hears it may have been handed to the mower.
+	sends, unheard := 0, 0
 	var why error
 	for {
 		sent := false
@@ -111,6 +112,7 @@ func (o *NATSOperator) send(ctx context.Context, d *dispatch, patience time.Dura
 			}
 			if why = o.nc.PublishMsg(m); why == nil {
 				sent = true
+				sends++
 			} else if fatal(why) {
 				return nil, d.failed(client.CodeRefused, "the command cannot be sent: %v", why)
 			}
@@ -125,19 +127,20 @@ func (o *NATSOperator) send(ctx context.Context, d *dispatch, patience time.Dura
 			return result, err
 		case errors.Is(err, nats.ErrNoResponders):
 			why = err
-			if time.Since(began) >= patience && o.offline(waiting, d.mower) {
+			unheard++
+			// A mower that may have it may also come back before the deadline, and say so.
+			if sends == unheard && time.Since(began) >= patience && o.offline(waiting, d.mower) {
 				return nil, d.failed(CodeOffline, "offline: no uplink of the mower is there, so the command has not run")
 			}
 			if !pause(waiting, refusedPause) {
-				return nil, o.over(ctx, d, taken, why)
+				return nil, o.over(ctx, d, sends > unheard, why)
 			}
 			continue
 		case waiting.Err() != nil:
-			return nil, o.over(ctx, d, taken || sent, why)
+			return nil, o.over(ctx, d, sends > unheard, why)
 		case err != nil && fatal(err):
 			return nil, d.failed(client.CodeFailed, "%v", err)
 		}
-		taken = taken || sent
 		if sent {
 			attempt = min(2*attempt, longAttempt)
 		}

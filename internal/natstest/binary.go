@@ -24,17 +24,18 @@ var pinned = regexp.MustCompile(`(?m)^\s*github\.com/nats-io/nats-server/v2 (v\S
 // the user's cache; others wait for that, also those in other processes.
 func Binary(t testing.TB) string {
 	t.Helper()
-	if path := os.Getenv(BinaryEnv); path != "" {
-		return path
-	}
-	path, err := build()
+	path, err := Build()
 	if err != nil {
 		t.Fatalf("nats-server: %v", err)
 	}
 	return path
 }
 
-func build() (string, error) {
+// Build is [Binary] for who has no test at hand.
+func Build() (string, error) {
+	if path := os.Getenv(BinaryEnv); path != "" {
+		return path, nil
+	}
 	dir, err := moduleDirectory()
 	if err != nil {
 		return "", err
