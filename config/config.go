@@ -399,7 +399,7 @@ func Default() *Config {
 				DiscoveryPrefix: "homeassistant", BirthTopic: "homeassistant/status", DeviceName: "Lawnberry", DeviceID: "lawnberry",
 				MowerService: "navigation", StartCommand: "start_mowing", PauseCommand: "pause", DockCommand: "dock", Activities: defaultActivities(),
 			},
-			Fleet: Fleet{BatchInterval: 10 * time.Second, Outbox: FleetOutbox{
+			Fleet: Fleet{SessionExpiry: 7 * 24 * time.Hour, BatchInterval: 10 * time.Second, Outbox: FleetOutbox{
 				MaxSize: 64 << 20, TelemetryAge: 7 * 24 * time.Hour, EventAge: 30 * 24 * time.Hour, AlertAge: 365 * 24 * time.Hour,
 			}},
 			CloudLogging: CloudLogging{BatchSize: 100, FlushInterval: 60 * time.Second},

@@ -21,6 +21,7 @@ type Fleet struct {
 	Down          []string // patterns of commands
 	KeysFile      string   // of operators
 	AllowUnsigned bool
+	SessionExpiry time.Duration // of jobs at an MQTT engine
 	BatchInterval time.Duration
 	Outbox        FleetOutbox
 }
@@ -135,14 +136,12 @@ func (c *Config) checkFleet(report func(sev Severity, key, text string)) {
 	}
 	if f.URL == "" {
 		report(SeverityError, section+"url", "integration.fleet.enabled needs the URL of the engine, such as tls://fleet.example:4222")
-	} else if p, err := c.FleetEngine().Protocol(); err == nil && p != fleet.NATS {
-		report(SeverityError, section+"url", "is that of an MQTT broker: an uplink to one is not there yet, want nats:// or tls://")
 	}
 	if f.MowerID == "" {
 		report(SeverityError, section+"mower_id", "integration.fleet.enabled needs the id that the mower has in the fleet, that which it was enrolled with")
 	}
 	if f.URL != "" && !c.FleetEngine().Private() {
-		report(SeverityWarning, section+"url", "what goes to the fleet and comes from there can be read and changed on the way: use tls://")
+		report(SeverityWarning, section+"url", "what goes to the fleet and comes from there can be read and changed on the way: use tls:// or mqtts://")
 	}
 	if len(f.Down) > 0 && f.KeysFile == "" && !f.AllowUnsigned {
 		report(SeverityError, section+"keys_file", "integration.fleet.down lets the fleet give commands, and nothing says whose signatures count: name a file with the "+

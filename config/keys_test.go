@@ -84,7 +84,7 @@ integration:
     {enabled: true, discovery_prefix: ha, birth_topic: ha/status, device_name: Mower, device_id: mower, mower_service: mission, start_command: go,
     pause_command: halt, dock_command: home, activities: {cutting: mowing}, origin: {latitude: 47.5, longitude: -8.5}}
   fleet: {enabled: true, url: "tls://a.example:4222,tls://b.example:4222", mower_id: m-7, credentials: m.creds, ca_file: ca.pem,
-    up: [{filter: power/battery, class: telemetry, rate: 30}], down: [navigation/dock], keys_file: keys, allow_unsigned: true, batch_interval: 11,
+    up: [{filter: power/battery, class: telemetry, rate: 30}], down: [navigation/dock], keys_file: keys, allow_unsigned: true, session_expiry: 3600, batch_interval: 11,
     outbox: {max_size: 2000000, telemetry_size: 1, telemetry_age: 61, event_size: 2, event_age: 62, alert_size: 3, alert_age: 63}}
   cloud_logging: {enabled: true, endpoint: "https://example.com/logs", token: hunter2, batch_size: 101, flush_interval: 61}
 service_definitions:
@@ -127,7 +127,7 @@ func TestEveryKey(t *testing.T) {
 			t.Errorf("%s still has its default %v", s.path, before[s.path])
 		}
 	}
-	if keys != 140 {
+	if keys != 141 {
 		t.Errorf("%d keys, want 140: tell everyKey of the new one", keys)
 	}
 }

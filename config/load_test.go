@@ -220,7 +220,7 @@ func TestProblems(t *testing.T) {
 			"error: mower.yaml:3: integration.fleet.keys_file: integration.fleet.down lets the fleet give commands, and nothing says whose signatures count: name a file " +
 				"with the operators' public keys (lawnberry key public), or set integration.fleet.allow_unsigned, to trust everyone whom the engine lets in"}},
 		{"commands from everyone, in the clear", "integration:\n  fleet:\n    enabled: true\n    url: nats://a\n    mower_id: m\n    down: [navigation/dock]\n    allow_unsigned: true\n", []string{
-			"warning: mower.yaml:4: integration.fleet.url: what goes to the fleet and comes from there can be read and changed on the way: use tls://",
+			"warning: mower.yaml:4: integration.fleet.url: what goes to the fleet and comes from there can be read and changed on the way: use tls:// or mqtts://",
 			"warning: mower.yaml:7: integration.fleet.allow_unsigned: everyone who may publish at the engine can give this mower the commands of integration.fleet.down"}},
 		{"what cannot be of a fleet", "integration:\n  fleet:\n    url: http://a\n    mower_id: a.b\n    down: [emergency_stop/release]\n", []string{
 			`error: mower.yaml:3: integration.fleet.url: "http://a" is no URL of an engine: want nats://, tls://, mqtt:// or mqtts:// and a host`,

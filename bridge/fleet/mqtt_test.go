@@ -3,7 +3,6 @@ package fleet
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"log/slog"
 	"net"
 	"os"
@@ -263,7 +262,7 @@ func TestMQTTAway(t *testing.T) {
 // TestMQTTUplinkKilled kills the uplink while events and alerts are said: the broker passes each on once, in its order. Its Will says at once that the mower
 // is gone.
 //
-// It was seen to fail with the last record of a topic never asked for, and with it always said to be there.
+// It was seen to fail, with records that came twice, when the uplink did not ask for the last record of a topic.
 func TestMQTTUplinkKilled(t *testing.T) {
 	url := "mqtt://" + mosquittotest.Start(t, "max_queued_messages 0")
 	k := newConsumer(t, url)
@@ -388,7 +387,7 @@ func TestMQTTAccess(t *testing.T) {
 			} {
 				came := make(chan struct{}, 100)
 				heard, err := c.Hear(testContext(t), name, func(context.Context, *client.Delivery) { came <- struct{}{} })
-				// Mosquitto takes subscriptions of patterns it checks later; what counts is what comes.
+				// Whether the subscription is refused does not matter: what counts is what comes.
 				_, sent := anna.Send(testContext(t), name, []byte("x"), client.WithQoS(1), client.WithRetain(false))
 				check(t, sent)
 				_, said := c.Send(testContext(t), name, []byte("x"), client.WithQoS(1), client.WithRetain(false))
@@ -411,10 +410,7 @@ func TestMQTTAccess(t *testing.T) {
 		}
 	}
 	m := newMower(t)
-	k := &consumer{}
 	m.up(url, func(o *Options) { o.Engine = login("m-1", "secret of m-1") })
-	check(t, anna.Client.Flush(testContext(t)))
-	_ = k
 	eventually(t, "an uplink needs no more than that", func() bool {
 		d, ok, err := anna.Retained(testContext(t), fleet.PresenceTopic("m-1"))
 		return err == nil && ok && len(fleet.MQTTBody(d)) > 0
@@ -465,5 +461,3 @@ func (b *lockedBuffer) String() string {
 	defer b.mu.Unlock()
 	return b.b.String()
 }
-
-var _ = fmt.Sprint

@@ -28,6 +28,7 @@ func (a *App) fleetOptions(o Options) (bridge.Options, error) {
 	return bridge.Options{
 		Mower: f.MowerID, Version: o.Version, Client: c, Logger: a.part("fleet"), Engine: o.Config.FleetEngine(), Dir: filepath.Join(a.dataDir, fleetDir),
 		Up: up, BatchInterval: f.BatchInterval, Outbox: fleetBounds(&f.Outbox), Down: f.Down, KeysFile: f.KeysFile, Unsigned: f.AllowUnsigned,
+		SessionExpiry: f.SessionExpiry,
 	}, nil
 }
 

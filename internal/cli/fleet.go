@@ -25,8 +25,8 @@ func (t *tool) fleetVerbs() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "fleet",
 		Short: "Look after many mowers",
-		Long: `fleet talks to the engine that the mowers' uplinks talk to (integration.fleet in their configurations), a NATS server or cluster. No
-mower need be on the same host or network, and no configuration file is read.
+		Long: `fleet talks to the engine that the mowers' uplinks talk to (integration.fleet in their configurations), a NATS server or cluster or an MQTT 5
+broker. No mower need be on the same host or network, and no configuration file is read.
 
 Commands and jobs are signed with the key of --key, whose identity is the name of the operator. Mowers take no others unless they are told to;
 the emergency stop they take from everybody whom the engine lets in.
@@ -43,7 +43,7 @@ Environment:
 	}
 	asGroup(c)
 	flags := c.PersistentFlags()
-	flags.StringVar(&f.url, "url", "", "`URL` of the engine: nats://HOST or tls://HOST, those of several nodes separated by commas (default $LAWNBERRY_FLEET_URL)")
+	flags.StringVar(&f.url, "url", "", "`URL` of the engine: nats://HOST or tls://HOST, those of several nodes separated by commas, or mqtt://HOST or mqtts://HOST (default $LAWNBERRY_FLEET_URL)")
 	flags.StringVar(&f.credentials, "credentials", "", "`FILE` to log in at the engine with (default $LAWNBERRY_FLEET_CREDENTIALS, else no login)")
 	flags.StringVar(&f.ca, "ca", "", "`FILE` with the authorities that may have signed the engine's certificate (default $LAWNBERRY_FLEET_CA, else the system's)")
 	flags.StringVar(&f.key, "key", "", "key `FILE` of the operator, to sign with; see \"lawnberry key new --algorithm ed25519 --identity NAME\" (default $LAWNBERRY_FLEET_KEY)")
@@ -78,7 +78,7 @@ func (f *fleetAccess) dialNATS(ctx context.Context, t *tool) (*nats.Conn, error)
 		return nil, err
 	}
 	if p, err := e.Protocol(); err != nil || p != fleet.NATS {
-		return nil, usagef("--url %s: this verb wants an engine that speaks NATS, nats:// or tls://", e.URL)
+		return nil, usagef("--url %s: this verb wants an engine that speaks NATS, nats:// or tls://: an MQTT broker cannot do this", e.URL)
 	}
 	type dialled struct {
 		nc  *nats.Conn
@@ -114,33 +114,6 @@ func engineError(e fleet.Engine, err error) error {
 		return &failure{exitNoBroker, fmt.Errorf("no NATS server answers at %s", e.URL), "is it running, and does it speak TLS if the URL says so?"}
 	}
 	return failf(exitNoBroker, "engine at %s: %w", e.URL, err)
-}
-
-// withOperator calls do with an operator at the engine.
-func (f *fleetAccess) withOperator(ctx context.Context, t *tool, do func(ctx context.Context, o fleet.Operator) error) error {
-	return f.withNATS(ctx, t, func(ctx context.Context, _ *nats.Conn, o fleet.Operator) error { return do(ctx, o) })
-}
-
-// withNATS calls do with a connection to the engine, and an operator there.
-func (f *fleetAccess) withNATS(ctx context.Context, t *tool, do func(ctx context.Context, nc *nats.Conn, o fleet.Operator) error) error {
-	o := fleet.OperatorOptions{Name: t.operator("")}
-	if file := cmp.Or(f.key, t.getenv("LAWNBERRY_FLEET_KEY")); file != "" {
-		name, ring, err := signer(t, file)
-		if err != nil {
-			return err
-		}
-		o.Name, o.Keys = name, ring
-	}
-	nc, err := f.dialNATS(ctx, t)
-	if err != nil {
-		return err
-	}
-	defer nc.Close()
-	op, err := fleet.NewNATSOperator(nc, o)
-	if err != nil {
-		return err
-	}
-	return do(ctx, nc, op)
 }
 
 // signer opens a key file to sign with, and returns whose it is.

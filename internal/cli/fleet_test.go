@@ -13,8 +13,10 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/lawnberry/lawnberry/client"
 	"github.com/lawnberry/lawnberry/internal/fleet"
 	"github.com/lawnberry/lawnberry/internal/fleettest"
+	"github.com/lawnberry/lawnberry/internal/mosquittotest"
 	"github.com/lawnberry/lawnberry/internal/natstest"
 )
 
@@ -30,9 +32,25 @@ func publisherOf(ts *testscript.TestScript) *fleettest.Publisher {
 }
 
 // cmdEngine returns the command engine: it starts a NATS server, makes it ready for a fleet, and names it in LAWNBERRY_FLEET_URL. With
-// "empty" it is not made ready.
+// "empty" it is not made ready. With "mqtt" it is a Mosquitto, at which the mower m-7 is online with a battery of 63.
 func cmdEngine(t *testing.T) func(*testscript.TestScript, bool, []string) {
 	return func(ts *testscript.TestScript, _ bool, args []string) {
+		if len(args) > 0 && args[0] == "mqtt" {
+			e := fleet.Engine{URL: "mqtt://" + mosquittotest.Start(t)}
+			ts.Setenv("LAWNBERRY_FLEET_URL", e.URL)
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			defer cancel()
+			c, err := e.DialMQTT(ctx, fleet.MQTTSession{})
+			ts.Check(err)
+			for name, body := range map[string]string{
+				fleet.PresenceTopic("m-7"): `{"mower":"m-7","interval":600}`, fleet.StateTopic("m-7", "power/battery"): `{"payload":{"data":{"level":63}}}`,
+			} {
+				_, err := c.Send(ctx, name, []byte(body), client.WithQoS(1), client.WithRetain(true))
+				ts.Check(err)
+			}
+			c.Close(ctx)
+			return
+		}
 		s := natstest.Start(t)
 		ts.Setenv("LAWNBERRY_FLEET_URL", s.URL())
 		nc, err := nats.Connect(s.URL())

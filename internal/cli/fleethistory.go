@@ -71,6 +71,9 @@ such as that of a service, is in "lawnberry fleet info".`,
 			if err := l.check(); err != nil {
 				return err
 			}
+			if err := l.noHistory(t); err != nil {
+				return err
+			}
 			return l.withJetStream(c.Context(), t, func(ctx context.Context, js jetstream.JetStream) error {
 				return interrupted(ctx, t.printHistory(ctx, js, q, l.timeout))
 			})

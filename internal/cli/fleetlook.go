@@ -49,12 +49,12 @@ func (l *fleetLook) check() (err error) {
 
 // withView calls do with a view of the fleet that has been read.
 func (l *fleetLook) withView(ctx context.Context, t *tool, o fleet.ViewOptions, do func(ctx context.Context, v *fleet.View) error) error {
-	return l.withJetStream(ctx, t, func(ctx context.Context, js jetstream.JetStream) error {
+	return l.withViews(ctx, t, func(ctx context.Context, views fleetViews) error {
 		var err error
 		if o.Logger, err = t.logger(nil, slog.LevelError); err != nil {
 			return err
 		}
-		v := fleet.OpenView(js, o)
+		v := views(o)
 		defer v.Close()
 		limited, cancel := context.WithTimeout(ctx, l.timeout)
 		defer cancel()

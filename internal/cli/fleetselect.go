@@ -8,8 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/spf13/cobra"
 
 	"github.com/lawnberry/lawnberry/internal/fleet"
@@ -69,8 +67,8 @@ func (f *fleetAccess) withMowers(ctx context.Context, t *tool, s *mowerSelection
 	if err := t.mayAsk(s.yes); err != nil {
 		return err
 	}
-	return f.withNATS(ctx, t, func(ctx context.Context, nc *nats.Conn, o fleet.Operator) error {
-		mowers, missing, err := findMowers(ctx, nc, where)
+	return f.withFleet(ctx, t, func(ctx context.Context, views fleetViews, o fleet.Operator) error {
+		mowers, missing, err := findMowers(ctx, views, where)
 		if err != nil {
 			return err
 		}
@@ -92,16 +90,12 @@ func (f *fleetAccess) withMowers(ctx context.Context, t *tool, s *mowerSelection
 }
 
 // findMowers returns the mowers of which a condition is true, all for nil. missing says that there may be more.
-func findMowers(ctx context.Context, nc *nats.Conn, where *fleet.Where) (mowers []string, missing error, err error) {
-	js, err := jetstream.New(nc)
-	if err != nil {
-		return nil, nil, err
-	}
+func findMowers(ctx context.Context, views fleetViews, where *fleet.Where) (mowers []string, missing error, err error) {
 	o := fleet.ViewOptions{Filters: []string{}}
 	if where != nil {
 		o.Filters = where.Topics()
 	}
-	v := fleet.OpenView(js, o)
+	v := views(o)
 	defer v.Close()
 	limited, cancel := context.WithTimeout(ctx, selectTime)
 	defer cancel()

@@ -6,8 +6,6 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/spf13/cobra"
 
 	"github.com/lawnberry/lawnberry/internal/fleet"
@@ -29,8 +27,8 @@ engages the emergency stop, and says loudly when that was not confirmed. Nothing
   lawnberry fleet ui --listen 127.0.0.1:9010 --read-only`,
 		Args: arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
-			return f.withNATS(c.Context(), t, func(ctx context.Context, nc *nats.Conn, o fleet.Operator) error {
-				return t.serveFleet(ctx, nc, o, listen, readOnly)
+			return f.withFleet(c.Context(), t, func(ctx context.Context, views fleetViews, o fleet.Operator) error {
+				return t.serveFleet(ctx, views, o, listen, readOnly)
 			})
 		},
 	}
@@ -39,16 +37,12 @@ engages the emergency stop, and says loudly when that was not confirmed. Nothing
 	return c
 }
 
-func (t *tool) serveFleet(ctx context.Context, nc *nats.Conn, op fleet.Operator, listen string, readOnly bool) error {
+func (t *tool) serveFleet(ctx context.Context, views fleetViews, op fleet.Operator, listen string, readOnly bool) error {
 	log, err := t.logger(nil, slog.LevelWarn)
 	if err != nil {
 		return err
 	}
-	js, err := jetstream.New(nc)
-	if err != nil {
-		return err
-	}
-	v := fleet.OpenView(js, fleet.ViewOptions{Logger: log})
+	v := views(fleet.ViewOptions{Logger: log})
 	defer v.Close()
 	o := fleetui.Options{View: v, Address: listen, Logger: log, Stop: op.Stop}
 	if readOnly {

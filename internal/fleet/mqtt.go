@@ -133,13 +133,19 @@ func mqttError(url string, err error) error {
 	}
 	switch failed.Code {
 	case 0x84:
-		return fmt.Errorf("the broker at %s refuses MQTT 5, and a fleet needs it: use a broker or a listener that speaks MQTT 5 (%w)", url, failed.Err)
+		return fmt.Errorf("the broker at %s refuses MQTT 5, and a fleet needs it: use a broker or a listener that speaks MQTT 5 (%w)", url, err)
 	case 0x86, 0x87:
-		return fmt.Errorf("the broker at %s does not let us in: see the credentials, and the broker's access rules (%w)", url, failed.Err)
+		return fmt.Errorf("the broker at %s does not let us in: see the credentials, and the broker's access rules (%w)", url, err)
 	case 0x85:
-		return fmt.Errorf("the broker at %s does not take our client id (%w)", url, failed.Err)
+		return fmt.Errorf("the broker at %s does not take our client id (%w)", url, err)
 	}
-	return fmt.Errorf("no connection to the broker at %s: %w", url, failed.Err)
+	return fmt.Errorf("no connection to the broker at %s: %w", url, err)
+}
+
+// IsMQTTRefusal reports whether a broker was there and did not let us in.
+func IsMQTTRefusal(err error) bool {
+	var failed *client.ConnectError
+	return errors.As(err, &failed) && failed.Refused()
 }
 
 // tls reads the files for TLS.
