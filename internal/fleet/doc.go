@@ -4,7 +4,7 @@
 // # What goes where
 //
 //	                     NATS                                                       MQTT 5
-//	history of a topic   subject lawnberry.<mower>.<topic>, a stream by class       lawnberry/fleet/<mower>/history/<topic>, QoS 1
+//	history of a topic   subject lawnberry.<mower>.<topic>, a stream by class       lawnberry/fleet/<mower>/history/<topic>, retained, QoS 2
 //	latest of a topic    bucket LAWNBERRY_STATE, key <mower>.<topic>                lawnberry/fleet/<mower>/state/<topic>, retained, QoS 1
 //	presence             bucket LAWNBERRY_PRESENCE with a time to live, key <mower> lawnberry/fleet/<mower>/presence, retained, and a Will
 //	command              request on lawnberry.<mower>.commands.<service>            lawnberry/fleet/<mower>/commands/<service>, Response Topic
