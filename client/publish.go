@@ -412,8 +412,8 @@ type Receipt struct {
 
 	// Guarded by Client.mu.
 	safe, final     bool
-	err             error
 	unheard         bool
+	err             error
 	wait            chan error // of Publish
 	doneCh, finalCh chan struct{}
 }
