@@ -4,7 +4,6 @@ import (
 	"context"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -17,6 +16,13 @@ import (
 // simulate runs a broker with the simulated mower until the end of the test, and returns its URL. Nobody releases the emergency stop but once, at
 // the start.
 func simulate(t *testing.T) string {
+	t.Helper()
+	url, _ := simulateWith(t, demo.Options{Seed: 7})
+	return url
+}
+
+// simulateWith is simulate with other options of the mower, which ends with the test or before, by stop.
+func simulateWith(t *testing.T, options demo.Options) (url string, stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -54,12 +60,19 @@ func simulate(t *testing.T) string {
 			t.Fatal(err)
 		}
 	}
-	d, err := demo.Start(ctx, demo.Options{Client: o, Seed: 7})
+	options.Client = o
+	d, err := demo.Start(ctx, options)
 	if err != nil {
 		t.Fatal(err)
 	}
 	atEnd(d.Stop)
-	return b.URL()
+	return b.URL(), func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if err := d.Stop(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // release releases the emergency stop if it is engaged, and reports whether it was.
@@ -69,27 +82,6 @@ func release(ctx context.Context, c *client.Client) (engaged bool, err error) {
 		return false, err
 	}
 	return true, estop.Release(ctx, c, "", s.Sequence)
-}
-
-// keepReleased releases the emergency stop whenever the simulated mower has a reason to engage it, until the function is called that it returns.
-func keepReleased(t *testing.T, c *client.Client) (end func()) {
-	ctx, cancel := context.WithCancel(t.Context())
-	var wait sync.WaitGroup
-	wait.Go(func() {
-		for ctx.Err() == nil {
-			_, _ = release(ctx, c) // it is refused while the reason stands
-			select {
-			case <-time.After(50 * time.Millisecond):
-			case <-ctx.Done():
-			}
-		}
-	})
-	end = func() {
-		cancel()
-		wait.Wait()
-	}
-	t.Cleanup(end)
-	return end
 }
 
 // awaitEngaged waits until the emergency stop is engaged, as the hub says, and one of its causes contains a text. The simulated mower may have a

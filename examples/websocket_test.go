@@ -17,6 +17,7 @@ import (
 
 	"github.com/lawnberry/lawnberry/bridge/web"
 	"github.com/lawnberry/lawnberry/client"
+	"github.com/lawnberry/lawnberry/internal/demo"
 	"github.com/lawnberry/lawnberry/message"
 )
 
@@ -90,7 +91,7 @@ func (p *page) shows(id, pattern string) {
 
 // TestWebSocketPage has the page show the simulated mower, come back after the bridge, and stop the mower. A page from elsewhere is not let in.
 func TestWebSocketPage(t *testing.T) {
-	broker := simulate(t)
+	broker, leave := simulateWith(t, demo.Options{Seed: 7, Operator: true}) // who has it go on after whatever stopped it
 	server := httptest.NewServer(http.FileServer(http.Dir("websocket")))
 	t.Cleanup(server.Close)
 	address := "127.0.0.1:0"
@@ -122,7 +123,6 @@ func TestWebSocketPage(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = c.Close(context.Background()) }()
-	leave := keepReleased(t, c)
 	bridge = start(server.URL)
 	p.shows("link", "^connected$")
 	p.shows("position", `^47\.37\d+, 8\.54\d+ \(-?\d+\.\d m`)
