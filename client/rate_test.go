@@ -200,7 +200,7 @@ func TestRateOfCalls(t *testing.T) {
 		if err := c.Publish(context.Background(), "commands/nav", raw("first")); err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
 		if e := asCommandError(t, c.Call(ctx, "nav", "go", nil, nil)); e.Code != CodeTimeout {
 			t.Error(e)

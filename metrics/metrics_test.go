@@ -35,7 +35,7 @@ func running(t *testing.T) metrics.Options {
 	defer cancel()
 	stopped := func(stop func(context.Context) error) {
 		t.Cleanup(func() {
-			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 			defer cancel()
 			_ = stop(ctx)
 		})

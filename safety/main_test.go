@@ -94,7 +94,7 @@ func (b *bus) startBroker() {
 }
 
 func (b *bus) stopBroker() {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	if err := b.broker.Stop(ctx); err != nil {
 		b.t.Error(err)
@@ -113,7 +113,7 @@ func (b *bus) startHub() {
 }
 
 func (b *bus) stopHub() {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	if err := b.hub.Stop(ctx); err != nil {
 		b.t.Error(err)

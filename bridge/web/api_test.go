@@ -146,7 +146,7 @@ func TestAPI(t *testing.T) {
 			t.Errorf("%s: %d %s", path, status, body)
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	check(t, w.broker.Stop(ctx))
 	w.gone = true

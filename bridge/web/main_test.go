@@ -70,7 +70,7 @@ type move struct {
 func (w *world) stopped(stop func(context.Context) error) {
 	t := w.t
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
 		if err := stop(ctx); err != nil && !w.gone {
 			t.Error(err)
