@@ -31,7 +31,7 @@ test: ## all tests, with the race detector; installs what they need on Debian, o
 	@LAWNBERRY_TEST_PYTHON="$$(scripts/test-deps)"; export LAWNBERRY_TEST_PYTHON; \
 	race=-race; if [[ $$(go env CGO_ENABLED) != 1 ]]; then \
 		race=; echo "make test: no C compiler is here (or CGO_ENABLED is 0), so it goes without the race detector" >&2; fi; \
-	packages="$(PACKAGES)"; if [[ $(ENGINE) == mosquitto && $$packages == ./... ]]; then packages="./client ./service ./safety ./bridge/..."; fi; \
+	packages="$(PACKAGES)"; if [[ $(ENGINE) == mosquitto && $$packages == ./... ]]; then packages="./client ./service ./safety ./bridge/homeassistant ./bridge/web"; fi; \
 	export LAWNBERRY_TEST_ENGINE=$(ENGINE); \
 	set -x; go test $$race -timeout 30m $(TESTFLAGS) $$packages
 
