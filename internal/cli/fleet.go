@@ -37,7 +37,7 @@ Environment:
   LAWNBERRY_FLEET_CA           as --ca
   LAWNBERRY_FLEET_KEY          as --key
   LAWNBERRY_FLEET_DIR          as --dir of the verbs that keep the engine: setup, enrol, revoke, enrolled`,
-		Example: `  export LAWNBERRY_FLEET_URL=tls://n1.example.com,tls://n2.example.com LAWNBERRY_FLEET_CREDENTIALS=anna.creds LAWNBERRY_FLEET_KEY=anna.keys
+		Example: `  lawnberry fleet ls --url tls://n1.example.com,tls://n2.example.com --credentials anna.creds
   lawnberry fleet call mower-0042 navigation dock
   lawnberry fleet estop mower-0042 --reason 'a dog on the lawn'`,
 	}
