@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lawnberry/lawnberry/internal/brokertest"
 	"github.com/lawnberry/lawnberry/topic"
 )
 
@@ -47,8 +48,9 @@ func TestUnheard(t *testing.T) {
 	b := startBroker(t)
 	c := connect(t, Options{URL: b.URL()})
 	for _, qos := range []byte{1, 2} {
-		if !unheard(t, c.PublishAsync("far/b", raw("x"), WithQoS(qos))) {
-			t.Errorf("QoS %d: somebody has heard it", qos)
+		says := qos == 1 || !brokertest.IsMosquitto(t) // Mosquitto 2.0.11 does not say it in PUBREC
+		if unheard(t, c.PublishAsync("far/b", raw("x"), WithQoS(qos))) != says {
+			t.Errorf("QoS %d: unheard %v, want %v", qos, !says, says)
 		}
 	}
 	subscribe(t, c, "far/b", func(context.Context, *Delivery) {})
