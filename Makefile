@@ -27,12 +27,14 @@ help: ## this list
 build: ## the command, as bin/lawnberry
 	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/lawnberry ./cmd/lawnberry
 
+# TestBinary builds nats-server, so that no test has to wait for it.
 test: ## all tests, with the race detector; installs what they need on Debian, or says what it is
 	@LAWNBERRY_TEST_PYTHON="$$(scripts/test-deps)"; export LAWNBERRY_TEST_PYTHON; \
 	race=-race; if [[ $$(go env CGO_ENABLED) != 1 ]]; then \
 		race=; echo "make test: no C compiler is here (or CGO_ENABLED is 0), so it goes without the race detector" >&2; fi; \
 	packages="$(PACKAGES)"; if [[ $(ENGINE) == mosquitto && $$packages == ./... ]]; then packages="./client ./service ./safety ./bridge/homeassistant ./bridge/web"; fi; \
 	export LAWNBERRY_TEST_ENGINE=$(ENGINE); \
+	if [[ $$packages == ./... ]]; then go test -run '^TestBinary$$' ./internal/natstest; fi; \
 	set -x; go test $$race -timeout 30m $(TESTFLAGS) $$packages
 
 docs: conformance ## the documents that are made from the code: topics, configuration, AsyncAPI, verbs, conformance
