@@ -29,7 +29,7 @@ func TestCommands(t *testing.T) {
 		o.permits = []string{"navigation/*", "nobody/*"}
 	})
 	y.service("power")
-	ctx := allowedTime(t)
+	ctx := testContext(t)
 	result, err := y.anna.Call(ctx, yardMower, "navigation", "count", named("a"))
 	if err != nil || string(result) != `{"count":1}` {
 		t.Errorf("%s, %v", result, err)
@@ -71,7 +71,7 @@ func TestCommands(t *testing.T) {
 func TestOffline(t *testing.T) {
 	t.Parallel()
 	y := newBareYard(t, natstest.Start(t))
-	ctx := allowedTime(t)
+	ctx := testContext(t)
 	if _, err := y.anna.Call(ctx, yardMower, "navigation", "count", named("a")); code(err) != fleet.CodeOffline {
 		t.Errorf("%v", err)
 	}
@@ -90,7 +90,7 @@ func TestOffline(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	y.start(nil)
-	must(t, <-begun)
+	check(t, <-begun)
 	y.stop()
 	y.present(false)
 	if _, err := y.anna.Call(ctx, yardMower, "navigation", "count", named("d")); code(err) != fleet.CodeOffline {
@@ -107,7 +107,7 @@ func TestGone(t *testing.T) {
 	y := newBareYard(t, natstest.Start(t))
 	heard := make(chan *nats.Msg, 10)
 	sub, err := y.nc.ChanSubscribe(fleet.CommandFilter(yardMower), heard)
-	must(t, err)
+	check(t, err)
 	go func() {
 		<-heard
 		_ = sub.Unsubscribe()
@@ -126,21 +126,21 @@ func TestRefused(t *testing.T) {
 	y.service("power")
 	mallory := filepath.Join(t.TempDir(), "mallory.keys")
 	key, err := seal.Generate(seal.Ed25519, "mallory", 0)
-	must(t, err)
-	must(t, seal.Create(mallory, key))
+	check(t, err)
+	check(t, seal.Create(mallory, key))
 	bob := filepath.Join(t.TempDir(), "bob.keys")
 	key, err = seal.Generate(seal.Ed25519, "bob", 0)
-	must(t, err)
-	must(t, seal.Create(bob, key))
+	check(t, err)
+	check(t, seal.Create(bob, key))
 	nobody := filepath.Join(t.TempDir(), "nobody.keys")
 	unnamed, err := seal.Generate(seal.Ed25519, "", 0)
-	must(t, err)
-	must(t, seal.Create(nobody, unnamed))
+	check(t, err)
+	check(t, seal.Create(nobody, unnamed))
 	f, err := os.OpenFile(y.keys, os.O_APPEND|os.O_WRONLY, 0)
-	must(t, err)
+	check(t, err)
 	_, err = f.Write(seal.PublicLines([]*seal.Key{key, unnamed}, ""))
-	must(t, err)
-	must(t, f.Close())
+	check(t, err)
+	check(t, f.Close())
 
 	at := func(timestamp, expires time.Duration) func(*message.Message, *message.Command) {
 		return func(m *message.Message, _ *message.Command) {
@@ -207,7 +207,7 @@ func TestRefused(t *testing.T) {
 		t.Error("what cannot be read is not counted")
 	}
 	y.event("of something refused", func(a audit) bool { return a.Outcome == outcomeRefused && a.Code == fleet.CodeSignature })
-	if _, err := y.anna.Call(allowedTime(t), yardMower, "navigation", "count", named("fine")); err != nil {
+	if _, err := y.anna.Call(testContext(t), yardMower, "navigation", "count", named("fine")); err != nil {
 		t.Errorf("after all that: %v", err)
 	}
 }
@@ -257,7 +257,7 @@ func TestRepeated(t *testing.T) {
 	for range times {
 		work.Go(ask)
 	}
-	until(t, "it runs, and the others wait", func() bool {
+	eventually(t, "it runs, and the others wait", func() bool {
 		y.down.ledger.mu.Lock()
 		defer y.down.ledger.mu.Unlock()
 		for _, e := range y.down.ledger.entries {
@@ -288,7 +288,7 @@ func TestRepeated(t *testing.T) {
 	}
 	other := y.make(raw{service: "navigation", keys: y.private, edit: func(o *message.Message, _ *message.Command) {
 		first, err := message.Decode(bytes.Clone(m.Data), message.Limits{})
-		must(t, err)
+		check(t, err)
 		o.Metadata.ID = first.Metadata.ID
 	}})
 	if code, text, _ := y.ask(other); code != client.CodeRefused || !strings.Contains(text, "message_id") {
@@ -305,7 +305,7 @@ func TestBounds(t *testing.T) {
 	y := newYard(t, natstest.Start(t), nil)
 	y.service("power")
 	y.release()
-	ctx := allowedTime(t)
+	ctx := testContext(t)
 	var work sync.WaitGroup
 	for i := range maxBusyService {
 		work.Go(func() {
@@ -314,7 +314,7 @@ func TestBounds(t *testing.T) {
 			}
 		})
 	}
-	until(t, "they run", func() bool {
+	eventually(t, "they run", func() bool {
 		y.mu.Lock()
 		defer y.mu.Unlock()
 		return len(y.ran) == maxBusyService
@@ -344,16 +344,16 @@ func TestReplySubject(t *testing.T) {
 	y := newYard(t, natstest.Start(t), nil)
 	heard := make(chan *nats.Msg, 10)
 	sub, err := y.nc.ChanSubscribe("lawnberry.>", heard)
-	must(t, err)
-	defer func() { must(t, sub.Unsubscribe()) }()
+	check(t, err)
+	defer func() { check(t, sub.Unsubscribe()) }()
 	m := y.make(raw{service: "navigation", keys: y.private})
 	m.Reply = "lawnberry.m-2.commands.navigation"
-	must(t, y.nc.PublishMsg(m))
-	until(t, "it ran", func() bool { return y.runs("navigation raw") == 1 })
+	check(t, y.nc.PublishMsg(m))
+	eventually(t, "it ran", func() bool { return y.runs("navigation raw") == 1 })
 	if code, text, _ := y.ask(y.make(raw{service: "navigation", keys: y.private})); code != "" {
 		t.Error(code, text)
 	}
-	must(t, y.nc.Flush())
+	check(t, y.nc.Flush())
 	for len(heard) > 0 {
 		if m := <-heard; m.Subject == "lawnberry.m-2.commands.navigation" {
 			t.Errorf("the mower has sent %s", m.Data)

@@ -17,9 +17,9 @@ import (
 // left waits until the engine has so many jobs.
 func (y *yard) left(n int) {
 	y.t.Helper()
-	until(y.t, "jobs are acknowledged", func() bool {
-		jobs, err := y.anna.Jobs(allowedTime(y.t), yardMower)
-		must(y.t, err)
+	eventually(y.t, "jobs are acknowledged", func() bool {
+		jobs, err := y.anna.Jobs(testContext(y.t), yardMower)
+		check(y.t, err)
 		return len(jobs) == n
 	})
 }
@@ -28,17 +28,17 @@ func (y *yard) left(n int) {
 func TestJobs(t *testing.T) {
 	t.Parallel()
 	y := newBareYard(t, natstest.Start(t))
-	ctx := allowedTime(t)
+	ctx := testContext(t)
 	until := time.Now().Add(time.Hour)
 	var ids []string
 	for i := range 10 {
 		id, err := y.anna.AddJob(ctx, yardMower, "navigation", "count", named(name(i)), until, 0)
-		must(t, err)
+		check(t, err)
 		ids = append(ids, id)
 	}
 	for _, c := range []struct{ service, command string }{{"navigation", "fail"}, {"power", "count"}, {fleet.StopService, fleet.StopCommand}} {
 		id, err := y.anna.AddJob(ctx, yardMower, c.service, c.command, nil, until, 0)
-		must(t, err)
+		check(t, err)
 		ids = append(ids, id)
 	}
 	jobs, err := y.anna.Jobs(ctx, "")
@@ -90,11 +90,11 @@ func TestJobs(t *testing.T) {
 func TestJobWaitsForService(t *testing.T) {
 	t.Parallel()
 	y := newYard(t, natstest.Start(t), nil)
-	ctx := allowedTime(t)
+	ctx := testContext(t)
 	id, err := y.anna.AddJob(ctx, yardMower, "power", "count", named("x"), time.Now().Add(time.Hour), 2*time.Minute)
-	must(t, err)
+	check(t, err)
 	never, err := y.anna.AddJob(ctx, yardMower, "nobody", "count", named("x"), time.Now().Add(time.Hour), time.Second)
-	must(t, err)
+	check(t, err)
 	if e := y.end(never); e.Code != client.CodeNoSuchService {
 		t.Errorf("%+v", e)
 	}
@@ -108,9 +108,9 @@ func TestJobWaitsForService(t *testing.T) {
 func TestJobDeadline(t *testing.T) {
 	t.Parallel()
 	y := newBareYard(t, natstest.Start(t))
-	ctx := allowedTime(t)
+	ctx := testContext(t)
 	_, err := y.anna.AddJob(ctx, yardMower, "navigation", "count", named("gone"), time.Now().Add(time.Second), 0)
-	must(t, err)
+	check(t, err)
 	y.left(0) // the engine has dropped it
 	y.start(nil)
 	r := y.make(raw{service: "navigation", keys: y.private, signed: fleet.JobTopic(yardMower, "navigation")})
@@ -118,7 +118,7 @@ func TestJobDeadline(t *testing.T) {
 	if f := y.down.takeJob(late); f != fateDone {
 		t.Errorf("fate %d", f)
 	}
-	until(t, "its end", func() bool { y.mu.Lock(); defer y.mu.Unlock(); return len(y.ends) == 1 })
+	eventually(t, "its end", func() bool { y.mu.Lock(); defer y.mu.Unlock(); return len(y.ends) == 1 })
 	if e := y.ends[0]; e.Success || e.Code != client.CodeTimeout || !strings.Contains(e.Error, "not run") {
 		t.Errorf("%+v", e)
 	}
@@ -138,10 +138,10 @@ func TestJobEndNotTaken(t *testing.T) {
 	y.mu.Lock()
 	y.endError = errors.New("the disk is full")
 	y.mu.Unlock()
-	id, err := y.anna.AddJob(allowedTime(t), yardMower, "navigation", "count", named("once"), time.Now().Add(time.Hour), 0)
-	must(t, err)
-	until(t, "it ran", func() bool { return y.runs("navigation once") == 1 })
-	until(t, "its end is not told", func() bool { return len(y.down.ledger.untold()) == 1 })
+	id, err := y.anna.AddJob(testContext(t), yardMower, "navigation", "count", named("once"), time.Now().Add(time.Hour), 0)
+	check(t, err)
+	eventually(t, "it ran", func() bool { return y.runs("navigation once") == 1 })
+	eventually(t, "its end is not told", func() bool { return len(y.down.ledger.untold()) == 1 })
 	y.left(1)
 	y.stop()
 	y.mu.Lock()
@@ -164,17 +164,17 @@ func TestJobEndNotTaken(t *testing.T) {
 func TestJobsAfterLoss(t *testing.T) {
 	t.Parallel()
 	y := newYard(t, natstest.Start(t), nil)
-	ctx := allowedTime(t)
+	ctx := testContext(t)
 	add := func(what string) {
 		t.Helper()
 		id, err := y.anna.AddJob(ctx, yardMower, "navigation", "count", named(what), time.Now().Add(time.Hour), 0)
-		must(t, err)
+		check(t, err)
 		y.end(id)
 	}
 	add("before")
-	must(t, y.js.DeleteConsumer(ctx, fleet.StreamJobs, yardMower))
+	check(t, y.js.DeleteConsumer(ctx, fleet.StreamJobs, yardMower))
 	add("after the consumer was deleted")
-	must(t, y.js.DeleteStream(ctx, fleet.StreamJobs))
+	check(t, y.js.DeleteStream(ctx, fleet.StreamJobs))
 	y.streams()
 	add("after the stream was deleted")
 	y.nats.Kill(0)
@@ -201,15 +201,15 @@ func TestWaitJob(t *testing.T) {
 			return err
 		}
 	})
-	ctx := allowedTime(t)
+	ctx := testContext(t)
 	id, err := y.anna.AddJob(ctx, yardMower, "navigation", "slow", named("x"), time.Now().Add(time.Hour), time.Hour)
-	must(t, err)
+	check(t, err)
 	short, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
 	defer cancel()
 	if _, err := y.anna.WaitJob(short, yardMower, id); code(err) != client.CodeTimeout {
 		t.Errorf("%v", err)
 	}
-	until(t, "it runs", func() bool { return y.runs("navigation x") == 1 })
+	eventually(t, "it runs", func() bool { return y.runs("navigation x") == 1 })
 	if begun, err := y.anna.CancelJob(ctx, yardMower, id); !begun || err != nil {
 		t.Errorf("cancelled while it runs: %v, %v", begun, err)
 	}

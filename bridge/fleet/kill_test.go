@@ -37,9 +37,9 @@ func TestDownlinkProcess(t *testing.T) {
 	bus, engine, dir, keys := part[0], part[1], part[2], part[3]
 	ctx := context.Background()
 	s, err := store.Open(dir, store.Options{})
-	must(t, err)
+	check(t, err)
 	ring, err := seal.Open(keys, yardLogger(t))
-	must(t, err)
+	check(t, err)
 	o := downlinkOptions{mower: yardMower, permits: []string{"navigation/*"}, store: s, keys: ring, logger: yardLogger(t)}
 	o.service, err = service.Start(ctx, service.Options{
 		ID: ID, Client: client.Options{URL: bus, CleanStart: true}, Setup: func(ctx context.Context, s *service.Service) (err error) {
@@ -47,12 +47,12 @@ func TestDownlinkProcess(t *testing.T) {
 			return err
 		},
 	})
-	must(t, err)
+	check(t, err)
 	nc, err := nats.Connect(engine, nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond), nats.RetryOnFailedConnect(true),
 		nats.CustomInboxPrefix(fleet.InboxPrefix(yardMower)))
-	must(t, err)
+	check(t, err)
 	js, err := jetstream.New(nc)
-	must(t, err)
+	check(t, err)
 	o.end = func(ctx context.Context, e fleet.JobEnd) error {
 		body, err := encodeEnd(e)
 		if err == nil {
@@ -61,9 +61,9 @@ func TestDownlinkProcess(t *testing.T) {
 		return err
 	}
 	d, err := newDownlink(o)
-	must(t, err)
-	must(t, d.start(nc))
-	must(t, nc.Flush())
+	check(t, err)
+	check(t, d.start(nc))
+	check(t, nc.Flush())
 	fmt.Println("ready")
 	select {}
 }
@@ -74,9 +74,9 @@ func (y *yard) spawn() *exec.Cmd {
 	c := exec.Command(os.Args[0], "-test.run=^TestDownlinkProcess$", "-test.timeout=0")
 	c.Env = append(os.Environ(), downlinkProcess+"="+strings.Join([]string{y.url, y.nats.URLs(), y.dir, y.keys}, "\n"))
 	out, err := c.StdoutPipe()
-	must(y.t, err)
+	check(y.t, err)
 	c.Stderr = c.Stdout
-	must(y.t, c.Start())
+	check(y.t, c.Start())
 	lines := bufio.NewScanner(out)
 	for lines.Scan() {
 		if lines.Text() == "ready" {
@@ -198,8 +198,8 @@ func TestKilledUplink(t *testing.T) {
 		})
 	}
 	for i := range 20 {
-		id, err := y.anna.AddJob(allowedTime(t), yardMower, "navigation", "count", named(fmt.Sprintf("job-%d", i)), time.Now().Add(time.Hour), 0)
-		must(t, err)
+		id, err := y.anna.AddJob(testContext(t), yardMower, "navigation", "count", named(fmt.Sprintf("job-%d", i)), time.Now().Add(time.Hour), 0)
+		check(t, err)
 		jobs = append(jobs, id)
 	}
 	work.Wait()
@@ -211,8 +211,8 @@ func TestKilledUplink(t *testing.T) {
 	}()
 	unknown := 0
 	for i, id := range jobs {
-		e, err := y.anna.WaitJob(allowedTime(t), yardMower, id)
-		must(t, err)
+		e, err := y.anna.WaitJob(testContext(t), yardMower, id)
+		check(t, err)
 		switch {
 		case e.Success && string(e.Result) == `{"count":1}` && y.runs(fmt.Sprintf("navigation job-%d", i)) == 1:
 		case e.Code == fleet.CodeUnknown:
@@ -285,7 +285,7 @@ func TestKilledNodes(t *testing.T) {
 			default:
 			}
 			what := fmt.Sprintf("job-%d", len(jobs))
-			id, err := y.anna.AddJob(allowedTime(t), yardMower, "navigation", "count", named(what), time.Now().Add(time.Hour), 0)
+			id, err := y.anna.AddJob(testContext(t), yardMower, "navigation", "count", named(what), time.Now().Add(time.Hour), 0)
 			if err != nil {
 				t.Logf("a job was not taken: %v", err)
 				continue
@@ -299,7 +299,7 @@ func TestKilledNodes(t *testing.T) {
 		y.nats.Kill(i)
 		n := func() int { c.mu.Lock(); defer c.mu.Unlock(); return c.by["answered"] }
 		seen := n()
-		until(t, "commands get through with a node less", func() bool { return n() > seen+5 })
+		eventually(t, "commands get through with a node less", func() bool { return n() > seen+5 })
 		y.nats.Restart(i)
 		y.nats.WaitReady()
 	}

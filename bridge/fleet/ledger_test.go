@@ -14,10 +14,10 @@ import (
 func newLedger(t *testing.T, dir string) (l *ledger, interrupted []*execution, closeIt func()) {
 	t.Helper()
 	s, err := store.Open(dir, store.Options{})
-	must(t, err)
+	check(t, err)
 	l, interrupted, err = openLedger(s)
-	must(t, err)
-	return l, interrupted, func() { must(t, s.Close()) }
+	check(t, err)
+	return l, interrupted, func() { check(t, s.Close()) }
 }
 
 func newExecution(id string, lane lane, expires time.Time) *execution {
@@ -39,22 +39,22 @@ func TestLedger(t *testing.T) {
 		if of != e || !first || err != nil {
 			t.Fatal(of, first, err)
 		}
-		must(t, l.begin(e))
+		check(t, l.begin(e))
 	}
 	var heard []string
 	hear := func(a answer) { heard = append(heard, string(a.Body)) }
-	must(t, l.await(a, hear))
+	check(t, l.await(a, hear))
 	waiting, err := l.end(a, &answer{Body: []byte("the answer"), Success: true})
-	must(t, err)
+	check(t, err)
 	for _, f := range waiting {
 		f(answer{Body: []byte("the answer")})
 	}
-	must(t, l.await(a, hear))
+	check(t, l.await(a, hear))
 	if strings.Join(heard, ",") != "the answer,the answer" {
 		t.Errorf("%q", heard)
 	}
 	_, err = l.end(b, &answer{Code: client.CodeFailed})
-	must(t, err)
+	check(t, err)
 	closeIt()
 
 	l, interrupted, closeIt := newLedger(t, dir)
@@ -76,7 +76,7 @@ func TestLedger(t *testing.T) {
 	if list := l.untold(); len(list) != 1 || list[0].key.id != "b" {
 		t.Errorf("untold: %+v", list)
 	} else {
-		must(t, l.tell(list[0]))
+		check(t, l.tell(list[0]))
 	}
 	closeIt()
 	l, _, closeIt = newLedger(t, dir)
@@ -100,9 +100,9 @@ func TestLedgerForgets(t *testing.T) {
 		if !first || err != nil {
 			t.Fatal(id, first, err)
 		}
-		must(t, l.begin(e))
+		check(t, l.begin(e))
 		_, err = l.end(e, &answer{})
-		must(t, err)
+		check(t, err)
 	}
 	for i := range 10 {
 		run("old"+itoa(uint64(i)), laneCommand, now.Add(-time.Hour+time.Duration(i)*time.Minute))
@@ -149,9 +149,9 @@ func TestLedgerWithoutDisk(t *testing.T) {
 	l, _, closeIt := newLedger(t, t.TempDir())
 	e := newExecution("a", laneCommand, time.Now().Add(time.Minute))
 	_, _, err := l.claim(e, time.Now())
-	must(t, err)
+	check(t, err)
 	told := false
-	must(t, l.await(e, func(answer) { told = true }))
+	check(t, l.await(e, func(answer) { told = true }))
 	closeIt()
 	if l.begin(e) == nil {
 		t.Fatal("it is begun without a disk")

@@ -39,10 +39,10 @@ func TestRights(t *testing.T) {
 		}
 	})}
 	consumer := jetstream.ConsumerConfig{Durable: yardMower, FilterSubject: fleet.JobFilter(yardMower), AckPolicy: jetstream.AckExplicitPolicy}
-	_, err := y.js.CreateConsumer(allowedTime(t), fleet.StreamJobs, consumer)
-	must(t, err)
+	_, err := y.js.CreateConsumer(testContext(t), fleet.StreamJobs, consumer)
+	check(t, err)
 	y.start(nil)
-	ctx := allowedTime(t)
+	ctx := testContext(t)
 	if _, err := y.anna.Call(ctx, yardMower, "navigation", "count", named("a")); err != nil {
 		t.Error(err)
 	}
@@ -51,11 +51,11 @@ func TestRights(t *testing.T) {
 	}
 	for range 2 {
 		id, err := y.anna.AddJob(ctx, yardMower, "navigation", "count", nil, time.Now().Add(time.Hour), 0)
-		must(t, err)
+		check(t, err)
 		y.end(id)
 		y.left(0)
-		must(t, y.js.DeleteConsumer(ctx, fleet.StreamJobs, yardMower))
+		check(t, y.js.DeleteConsumer(ctx, fleet.StreamJobs, yardMower))
 		_, err = y.js.CreateConsumer(ctx, fleet.StreamJobs, consumer)
-		must(t, err)
+		check(t, err)
 	}
 }

@@ -41,13 +41,13 @@ func TestStop(t *testing.T) {
 		stop     func() error
 	}{
 		{"by an operator", "fleet: anna", func() error {
-			s, err := y.anna.Stop(allowedTime(t), yardMower, "a dog")
+			s, err := y.anna.Stop(testContext(t), yardMower, "a dog")
 			if err == nil && (!s.Engaged || !s.Confirmed || s.Sequence == 0 || len(s.Missing) > 0) {
 				t.Errorf("%+v", s)
 			}
 			return err
 		}},
-		{"by one without a key", "fleet: bob", func() error { _, err := y.operator("bob", "").Stop(allowedTime(t), yardMower, "a dog"); return err }},
+		{"by one without a key", "fleet: bob", func() error { _, err := y.operator("bob", "").Stop(testContext(t), yardMower, "a dog"); return err }},
 		{"unsigned", "fleet: anna", ask(again())},
 		{"repeated", "fleet: anna", ask(again())},
 		{"late", "fleet: anna", ask(y.make(raw{service: fleet.StopService, edit: late}))},
@@ -63,7 +63,7 @@ func TestStop(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			y.release()
-			must(t, tt.stop())
+			check(t, tt.stop())
 			if s := y.hub.Status(); !s.Engaged || s.By != tt.by {
 				t.Errorf("%+v, want it engaged by %q", s, tt.by)
 			}
@@ -76,10 +76,10 @@ func TestStop(t *testing.T) {
 	for i, s := range []string{"a dog", "STOP, from the fleet"} { // the first reason stays
 		y.release()
 		if i == 0 {
-			_, err := y.anna.Stop(allowedTime(t), yardMower, s)
-			must(t, err)
+			_, err := y.anna.Stop(testContext(t), yardMower, s)
+			check(t, err)
 		} else {
-			must(t, ask(again())())
+			check(t, ask(again())())
 		}
 		if got := y.hub.Status().Reason; got != s {
 			t.Errorf("reason %q, want %q", got, s)
@@ -95,8 +95,8 @@ func TestNoRelease(t *testing.T) {
 		o.permits, o.unsigned = []string{"*/*", "emergency_stop/engage", "emergency*/*", "*_stop/rel*", "*/release"}, true
 	})
 	y.release()
-	_, err := y.anna.Stop(allowedTime(t), yardMower, "to stay")
-	must(t, err)
+	_, err := y.anna.Stop(testContext(t), yardMower, "to stay")
+	check(t, err)
 	sequence := y.hub.Status().Sequence
 	release := json.RawMessage(`{"sequence": ` + itoa(sequence) + `, "by": "anna"}`)
 
@@ -141,7 +141,7 @@ func TestNoRelease(t *testing.T) {
 					tt.change(m)
 				}
 				if tt.code == "-" {
-					must(t, y.nc.PublishMsg(m))
+					check(t, y.nc.PublishMsg(m))
 				} else if code, text, _ := y.ask(m); code != tt.code {
 					t.Errorf("%q, %q, want %q", code, text, tt.code)
 				}
@@ -153,8 +153,8 @@ func TestNoRelease(t *testing.T) {
 	}
 	// As jobs too.
 	for _, command := range []string{"release", "forget", "shutdown"} {
-		id, err := y.anna.AddJob(allowedTime(t), yardMower, "emergency_stop", command, release, time.Now().Add(time.Hour), 0)
-		must(t, err)
+		id, err := y.anna.AddJob(testContext(t), yardMower, "emergency_stop", command, release, time.Now().Add(time.Hour), 0)
+		check(t, err)
 		if e := y.end(id); e.Success || e.Code != fleet.CodeForbidden {
 			t.Errorf("%+v", e)
 		}
@@ -182,9 +182,9 @@ func claim(t *testing.T) []byte {
 	m, err := message.NewAlert("emergency_stop", message.Alert{
 		AlertType: "emergency_stop", Severity: "critical", Message: "released", Context: json.RawMessage(`{"engaged": false, "sequence": 99}`),
 	})
-	must(t, err)
+	check(t, err)
 	body, err := m.Append(nil)
-	must(t, err)
+	check(t, err)
 	return body
 }
 
@@ -193,11 +193,11 @@ func TestStopWithoutKey(t *testing.T) {
 	t.Parallel()
 	y := newYard(t, natstest.Start(t), func(o *downlinkOptions) { o.permits, o.keys = nil, nil })
 	y.release()
-	if _, err := y.anna.Call(allowedTime(t), yardMower, "navigation", "count", nil); code(err) != fleet.CodeSignature || !strings.Contains(err.Error(), "no operator's key") {
+	if _, err := y.anna.Call(testContext(t), yardMower, "navigation", "count", nil); code(err) != fleet.CodeSignature || !strings.Contains(err.Error(), "no operator's key") {
 		t.Errorf("%v", err)
 	}
-	_, err := y.anna.Stop(allowedTime(t), yardMower, "")
-	must(t, err)
+	_, err := y.anna.Stop(testContext(t), yardMower, "")
+	check(t, err)
 	if !y.hub.Status().Engaged {
 		t.Error("it is not engaged")
 	}

@@ -27,33 +27,6 @@ import (
 	"github.com/lawnberry/lawnberry/service"
 )
 
-// allowed is how long a test waits for what has to happen, on a machine that is slow and busy.
-const allowed = 2 * time.Minute
-
-func allowedTime(t testing.TB) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), allowed)
-	t.Cleanup(cancel)
-	return ctx
-}
-
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// until waits for a condition.
-func until(t testing.TB, what string, f func() bool) {
-	t.Helper()
-	for end := time.Now().Add(allowed); !f(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("never: %s", what)
-		}
-	}
-}
-
 const yardMower = "m-1"
 
 // A yard is a mower with a bus, a hub of the emergency stop, and services that count what they are told; its way down from the fleet; and a
@@ -87,16 +60,6 @@ func yardLogger(t testing.TB) *slog.Logger {
 	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelError}))
 }
 
-func atEnd(t testing.TB, stop func(context.Context) error) {
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-		defer cancel()
-		if err := stop(ctx); err != nil {
-			t.Error(err)
-		}
-	})
-}
-
 // newYard makes one; adjust, if it is not nil, changes the options of the downlink.
 func newYard(t testing.TB, servers *natstest.Servers, adjust func(*downlinkOptions)) *yard {
 	t.Helper()
@@ -109,14 +72,14 @@ func newYard(t testing.TB, servers *natstest.Servers, adjust func(*downlinkOptio
 func newBareYard(t testing.TB, servers *natstest.Servers, operator ...nats.Option) *yard {
 	t.Helper()
 	y := &yard{t: t, nats: servers, ran: map[string]int{}, let: make(chan struct{}), dir: t.TempDir()}
-	ctx := allowedTime(t)
+	ctx := testContext(t)
 	b, err := broker.Start(ctx, broker.Options{Listeners: []broker.Listener{{Network: "tcp", Address: "127.0.0.1:0"}}})
-	must(t, err)
-	atEnd(t, b.Stop)
+	check(t, err)
+	later(t, b.Stop)
 	y.url = b.URL()
 	y.hub, err = safety.StartHub(ctx, safety.HubOptions{Client: client.Options{URL: y.url}, File: filepath.Join(t.TempDir(), "stop.json")})
-	must(t, err)
-	atEnd(t, y.hub.Stop)
+	check(t, err)
+	later(t, y.hub.Stop)
 	y.nav = y.service("navigation")
 	_, err = y.nav.OnEvent(ctx, eventCommand, func(_ context.Context, e service.Event) {
 		var a audit
@@ -126,17 +89,17 @@ func newBareYard(t testing.TB, servers *natstest.Servers, operator ...nats.Optio
 			y.events = append(y.events, a)
 		}
 	})
-	must(t, err)
+	check(t, err)
 
 	y.private, y.keys = filepath.Join(t.TempDir(), "anna.keys"), filepath.Join(t.TempDir(), "operators.keys")
 	key, err := seal.Generate(seal.Ed25519, "anna", 0)
-	must(t, err)
-	must(t, seal.Create(y.private, key))
-	must(t, os.WriteFile(y.keys, seal.PublicLines([]*seal.Key{key}, ""), 0o600))
+	check(t, err)
+	check(t, seal.Create(y.private, key))
+	check(t, os.WriteFile(y.keys, seal.PublicLines([]*seal.Key{key}, ""), 0o600))
 
 	y.nc = y.connect("operator", operator...)
 	y.js, err = jetstream.New(y.nc)
-	must(t, err)
+	check(t, err)
 	y.streams()
 	y.anna = y.operator("anna", y.private)
 	return y
@@ -149,7 +112,7 @@ func (y *yard) streams() {
 	if y.nats.Len() > 1 {
 		replicas = 3
 	}
-	until(y.t, "the streams are there", func() bool {
+	eventually(y.t, "the streams are there", func() bool {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
 		_, err := y.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
@@ -172,7 +135,7 @@ func (y *yard) streams() {
 // present says that the mower is there, as its uplink does.
 func (y *yard) present(there bool) {
 	y.t.Helper()
-	until(y.t, "presence", func() bool {
+	eventually(y.t, "presence", func() bool {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
 		kv, err := y.js.KeyValue(ctx, fleet.BucketPresence)
@@ -190,7 +153,7 @@ func (y *yard) connect(name string, opts ...nats.Option) *nats.Conn {
 	nc, err := nats.Connect(y.nats.URLs(), append([]nats.Option{
 		nats.Name(name), nats.MaxReconnects(-1), nats.ReconnectWait(20 * time.Millisecond), nats.RetryOnFailedConnect(true), nats.ReconnectBufSize(-1),
 	}, opts...)...)
-	must(y.t, err)
+	check(y.t, err)
 	y.t.Cleanup(nc.Close)
 	return nc
 }
@@ -200,11 +163,11 @@ func (y *yard) operator(name, keys string) *fleet.NATSOperator {
 	o := fleet.OperatorOptions{Name: name}
 	if keys != "" {
 		ring, err := seal.Open(keys, yardLogger(y.t))
-		must(y.t, err)
+		check(y.t, err)
 		o.Keys = ring
 	}
 	op, err := fleet.NewNATSOperator(y.nc, o)
-	must(y.t, err)
+	check(y.t, err)
 	return op
 }
 
@@ -214,7 +177,7 @@ func (y *yard) service(id string) *service.Service {
 	type named struct {
 		Name string `json:"name"`
 	}
-	s, err := service.Start(allowedTime(y.t), service.Options{
+	s, err := service.Start(testContext(y.t), service.Options{
 		ID: id, Client: client.Options{URL: y.url, CleanStart: true}, Setup: func(_ context.Context, s *service.Service) error {
 			service.Handle(s, "count", func(_ context.Context, p named) (map[string]int, error) {
 				return map[string]int{"count": y.count(id + " " + p.Name)}, nil
@@ -241,7 +204,7 @@ func (y *yard) service(id string) *service.Service {
 			return nil
 		},
 	})
-	must(y.t, err)
+	check(y.t, err)
 	y.t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
@@ -266,7 +229,7 @@ func (y *yard) runs(name string) int {
 // start starts the way down.
 func (y *yard) start(adjust func(*downlinkOptions)) {
 	y.t.Helper()
-	ctx := allowedTime(y.t)
+	ctx := testContext(y.t)
 	o := downlinkOptions{mower: yardMower, permits: []string{"*/*"}, logger: yardLogger(y.t)}
 	o.end = func(_ context.Context, e fleet.JobEnd) error {
 		y.mu.Lock()
@@ -290,14 +253,14 @@ func (y *yard) start(adjust func(*downlinkOptions)) {
 			return err
 		},
 	})
-	must(y.t, err)
+	check(y.t, err)
 	if adjust != nil {
 		adjust(&o)
 	}
 	nc := y.connect("mower", append([]nats.Option{nats.CustomInboxPrefix(fleet.InboxPrefix(yardMower))}, y.rights...)...)
 	y.down, err = newDownlink(o)
-	must(y.t, err)
-	must(y.t, y.down.start(nc))
+	check(y.t, err)
+	check(y.t, y.down.start(nc))
 	down, once := y.down, sync.Once{}
 	y.stop = func() {
 		once.Do(func() {
@@ -311,16 +274,16 @@ func (y *yard) start(adjust func(*downlinkOptions)) {
 		})
 	}
 	y.t.Cleanup(y.stop)
-	until(y.t, "it hears the engine", func() bool { return nc.FlushTimeout(time.Second) == nil })
+	eventually(y.t, "it hears the engine", func() bool { return nc.FlushTimeout(time.Second) == nil })
 	y.present(true)
 }
 
 // release releases the emergency stop, as somebody beside the mower does.
 func (y *yard) release() {
 	y.t.Helper()
-	until(y.t, "released", func() bool {
+	eventually(y.t, "released", func() bool {
 		s := y.hub.Status()
-		return !s.Engaged || safety.Release(allowedTime(y.t), y.nav, "the test", s.Sequence) == nil
+		return !s.Engaged || safety.Release(testContext(y.t), y.nav, "the test", s.Sequence) == nil
 	})
 }
 
@@ -328,7 +291,7 @@ func (y *yard) release() {
 func (y *yard) event(what string, f func(audit) bool) audit {
 	y.t.Helper()
 	var found audit
-	until(y.t, "the event "+what, func() bool {
+	eventually(y.t, "the event "+what, func() bool {
 		y.mu.Lock()
 		defer y.mu.Unlock()
 		i := slices.IndexFunc(y.events, f)
@@ -356,7 +319,7 @@ func (y *yard) jobEnds(id string) (list []fleet.JobEnd) {
 func (y *yard) end(id string) fleet.JobEnd {
 	y.t.Helper()
 	var list []fleet.JobEnd
-	until(y.t, "the job "+id+" has ended", func() bool { list = y.jobEnds(id); return len(list) > 0 })
+	eventually(y.t, "the job "+id+" has ended", func() bool { list = y.jobEnds(id); return len(list) > 0 })
 	return list[0]
 }
 
@@ -385,28 +348,28 @@ func (y *yard) make(r raw) *nats.Msg {
 	body := r.body
 	p := message.Command{Target: r.service, Command: "count", Parameters: json.RawMessage(`{"name":"raw"}`)}
 	m, err := message.NewCommand("anna", p)
-	must(y.t, err)
+	check(y.t, err)
 	m.Metadata.CorrelationID, m.Metadata.ExpiresAt = message.NewID(), message.Seconds(time.Now().Add(30*time.Second))
 	if r.edit != nil {
 		r.edit(&m, &p)
 		n, err := message.NewCommand("x", p)
-		must(y.t, err)
+		check(y.t, err)
 		m.Payload = n.Payload
 	}
 	if body == nil {
 		body, err = m.Append(nil)
-		must(y.t, err)
+		check(y.t, err)
 	}
 	msg := &nats.Msg{Subject: fleet.CommandSubject(yardMower, r.service), Header: nats.Header{}}
 	if r.keys != "" {
 		ring, err := seal.Open(r.keys, yardLogger(y.t))
-		must(y.t, err)
+		check(y.t, err)
 		name := r.signed
 		if name == "" {
 			name = fleet.CommandTopic(yardMower, r.service)
 		}
 		sig, err := ring.Sign(seal.Ed25519, &seal.Subject{Topic: name, ID: m.Metadata.ID, Timestamp: m.Metadata.Timestamp, Payload: body})
-		must(y.t, err)
+		check(y.t, err)
 		msg.Header.Set(fleet.HeaderSignature, encode64(sig.Value))
 		msg.Header.Set(fleet.HeaderAlgorithm, sig.Algorithm)
 		msg.Header.Set(fleet.HeaderKey, sig.Key)
@@ -424,12 +387,12 @@ func (y *yard) make(r raw) *nats.Msg {
 // ask sends a message, and returns the code and the text of the answer; the code of a success is "".
 func (y *yard) ask(m *nats.Msg) (code, text string, result json.RawMessage) {
 	y.t.Helper()
-	answer, err := y.nc.RequestMsgWithContext(allowedTime(y.t), m)
-	must(y.t, err)
+	answer, err := y.nc.RequestMsgWithContext(testContext(y.t), m)
+	check(y.t, err)
 	a, err := message.Decode(answer.Data, message.Limits{MaxPayload: 1 << 20})
-	must(y.t, err)
+	check(y.t, err)
 	p, err := message.Payload[message.Response](a)
-	must(y.t, err)
+	check(y.t, err)
 	if p.Error != nil {
 		text = *p.Error
 	}
