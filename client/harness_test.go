@@ -203,13 +203,20 @@ func (k *collector) settle(t testing.TB, c *Client) []string {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		for _, s := range c.table.handlers {
-			if s.backlog.Load() > 0 {
+			if s.waiting.busy() {
 				return false
 			}
 		}
 		return true
 	})
 	return k.texts()
+}
+
+// busy says that something waits, or is with the handler.
+func (b *backlog) busy() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.len() > 0 || b.taking
 }
 
 // onlyV311 dials b through something that refuses MQTT 5 in one of the ways brokers do.

@@ -112,11 +112,9 @@ func TestUplinkLosses(t *testing.T) {
 		return u.Stats().Lost[fleet.Telemetry].Count > 0 && u.Stats().Backlog.ByClass[fleet.Event] == 40
 	})
 	s.Restart(0)
-	var got map[string][]string
-	eventually(t, "the fleet is told", func() bool {
-		got = c.history(fleet.StreamEvents)
-		return len(got[fleet.OwnLosses]) > 0 && u.Stats().Backlog.Records == 0
-	})
+	eventually(t, "the fleet is told", func() bool { return len(c.history(fleet.StreamEvents)[fleet.OwnLosses]) > 0 })
+	eventually(t, "nothing waits", func() bool { return u.Stats().Backlog.Records == 0 })
+	got := c.history(fleet.StreamEvents)
 	if len(got["system/events/e"]) != 40 || len(got[fleet.OwnLosses]) != 1 {
 		t.Errorf("the fleet has %d events and %d reports of losses, want 40 and 1", len(got["system/events/e"]), len(got[fleet.OwnLosses]))
 	}
