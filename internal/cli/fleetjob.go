@@ -62,7 +62,7 @@ mowers with the mower before it. The engine has it on its disks then.
 			}
 			until := time.Now().Add(deadline)
 			return f.withMowers(c.Context(), t, &s, "Leave the job for", func(ctx context.Context, o fleet.Operator, mowers []string) error {
-				return t.eachMower(ctx, mowers, s.most, func(ctx context.Context, mower string) mowerResult {
+				return t.eachMower(ctx, mowers, &s, func(ctx context.Context, mower string) mowerResult {
 					id, err := o.AddJob(ctx, mower, args[0], args[1], parameters, until, limit)
 					result, _ := json.Marshal(map[string]string{"job": id}) // a text
 					r := newMowerResult(mower, result, err)

@@ -138,7 +138,7 @@ func fleetLines(before, after *fleet.Mower) (lines []fleetLine) {
 		return []fleetLine{{Time: now, Mower: before.ID, What: "gone", Text: "the engine does not know it any more"}}
 	}
 	if before == nil {
-		before = &fleet.Mower{ID: after.ID, State: after.State, Version: after.Version, Lost: after.Lost, Enrolled: after.Enrolled}
+		before = &fleet.Mower{ID: after.ID, State: after.State, Version: after.Version, Lost: after.Lost, Enrolled: new(bool)}
 	}
 	say := func(what, severity, format string, args ...any) {
 		lines = append(lines, fleetLine{Time: now, Mower: after.ID, What: what, Severity: severity, Text: fmt.Sprintf(format, args...)})
