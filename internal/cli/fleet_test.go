@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/cookiejar"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -114,15 +115,17 @@ func cmdRetain(ts *testscript.TestScript, neg bool, args []string) {
 	retain(ts, e, map[string]string{name: body})
 }
 
-// cmdPage prints what the page has at a path: page FILE PATH. The file is what fleet ui has printed.
+// cmdPage waits until the page has something at a path: page PATTERN FILE PATH. The file is what fleet ui has printed.
 func cmdPage(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 2 {
-		ts.Fatalf("usage: page FILE PATH")
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: page PATTERN FILE PATH")
 	}
+	pattern, err := regexp.Compile(args[0])
+	ts.Check(err)
 	var printed struct {
 		URL string `json:"url"`
 	}
-	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[0])), &printed))
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[1])), &printed))
 	jar, err := cookiejar.New(nil)
 	ts.Check(err)
 	c := http.Client{Jar: jar, Timeout: time.Minute, Transport: &http.Transport{DisableKeepAlives: true}}
@@ -138,12 +141,9 @@ func cmdPage(ts *testscript.TestScript, neg bool, args []string) {
 	if status, body := get(printed.URL); status != http.StatusOK {
 		ts.Fatalf("the key: %d: %s", status, body)
 	}
-	poll(ts, "the page has "+args[1], func() bool { // it may not know yet
-		status, body := get(base + args[1])
-		if status == http.StatusOK {
-			fmt.Fprintf(ts.Stdout(), "%s", body)
-		}
-		return status == http.StatusOK
+	poll(ts, fmt.Sprintf("the page has no %q at %s", args[0], args[2]), func() bool { // it may not know yet
+		status, body := get(base + args[2])
+		return status == http.StatusOK && pattern.Match(body)
 	})
 }
 

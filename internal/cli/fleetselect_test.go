@@ -229,6 +229,42 @@ func (a answering) Stop(ctx context.Context, mower, reason string) (fleet.Stoppe
 	return a.stopper.Stop(context.WithoutCancel(ctx), mower, reason)
 }
 
+// Silence is not taken for calm from the first line on.
+func TestWatchIsBlindFromTheBeginning(t *testing.T) {
+	t.Parallel()
+	s := newSelecting(t, true)
+	s.put(t, "mowing", true, "a")
+	v := fleet.OpenView(s.js, fleet.ViewOptions{})
+	defer v.Close()
+	if err := v.Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.servers.Kill(0)
+	eventuallyTrue(t, "the view knows", func() bool { return !v.Link().Current })
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	said := &cancelling{text: "the engine is not heard", cancel: cancel}
+	_ = (&tool{stdout: said}).watchFleet(ctx, v, nil, 0)
+	if !strings.Contains(said.all.String(), said.text) {
+		t.Error(said.all.String())
+	}
+}
+
+// A cancelling ends what writes to it when it has written a text.
+type cancelling struct {
+	all    bytes.Buffer
+	text   string
+	cancel func()
+}
+
+func (c *cancelling) Write(p []byte) (int, error) {
+	c.all.Write(p)
+	if strings.Contains(c.all.String(), c.text) {
+		c.cancel()
+	}
+	return len(p), nil
+}
+
 // What a mower says cannot reach a terminal as it is, nor be no JSON, and stays the same to whoever decodes it.
 func TestHarmless(t *testing.T) {
 	t.Parallel()
