@@ -146,7 +146,7 @@ func fleetFaults() []fault {
 		{name: "an outbox that cannot be written", files: engine(nats, none), seed: said(bridge.Condition{Disk: "no space left"}),
 			want: []string{"error fleet: fleet-disk"}, says: "no space left"},
 		{name: "a backlog that is old", files: engine(nats, none), seed: said(bridge.Condition{Backlog: fleet.Backlog{Records: 7, Oldest: &old}}),
-			want: []string{"warning fleet: fleet-backlog"}, says: "7 messages wait for the fleet, the oldest for 1h30m"},
+			want: []string{"warning fleet: fleet-backlog"}, says: "7 messages wait for the fleet, the oldest for 1h3"},
 		{name: "a backlog that is none to speak of", files: engine(nats, none), seed: func(g *garden) {
 			g.uplink(bridge.Condition{Connected: true, Backlog: fleet.Backlog{Records: 7, Oldest: &lately}}, service.Healthy)
 		}, want: []string{}},
