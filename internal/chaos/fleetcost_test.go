@@ -14,7 +14,7 @@ import (
 )
 
 // measureFleet prints what mowers cost, at both ends, while nothing is wrong.
-func measureFleet(t *testing.T, engine *natstest.Servers, all []*herd, d time.Duration) {
+func measureFleet(t *testing.T, what string, engine *natstest.Servers, all []*herd, d time.Duration) {
 	t.Helper()
 	var mowers []int
 	n := 0
@@ -49,9 +49,9 @@ func measureFleet(t *testing.T, engine *natstest.Servers, all []*herd, d time.Du
 	time.Sleep(d) // what is measured is a time
 	after, took := now(), time.Since(began).Seconds()
 	per := func(a, b float64) float64 { return (b - a) / took / float64(n) }
-	t.Logf("fleet: %d mowers, %.0f s; of a mower: bus, uplink and simulation %.2f ms of a core a second, %.1f MB; of the engine, three nodes: "+
+	t.Logf("fleet: %d mowers, %s, %.0f s; for each at its end %.2f ms of a core a second, %.1f MB; at the three nodes of the engine "+
 		"%.2f ms of a core a second, %.2f MB; %.2f messages/s in, %.2f out, %.0f bytes/s in, %.0f out, what the nodes say to each other included",
-		n, took, 1000*per(before.mowers, after.mowers), memory(t, mowers)/float64(n)/1e6, 1000*per(before.nodes, after.nodes), memory(t, nodes)/float64(n)/1e6,
+		n, what, took, 1000*per(before.mowers, after.mowers), memory(t, mowers)/float64(n)/1e6, 1000*per(before.nodes, after.nodes), memory(t, nodes)/float64(n)/1e6,
 		per(before.inMsgs, after.inMsgs), per(before.outMsgs, after.outMsgs), per(before.inBytes, after.inBytes), per(before.outBytes, after.outBytes))
 }
 
