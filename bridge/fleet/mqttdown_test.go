@@ -424,7 +424,8 @@ func TestMQTTSUplink(t *testing.T) {
 		!strings.Contains(err.Error(), "certificate") || fleet.IsMQTTRefusal(err) {
 		t.Errorf("with another authority: %v", err)
 	}
-	if _, err := (fleet.Engine{URL: url, Credentials: anna.Credentials}).DialMQTT(testContext(t), fleet.MQTTSession{}); err == nil || !strings.Contains(err.Error(), "certificate") {
+	if _, err := (fleet.Engine{URL: url, Credentials: anna.Credentials}).DialMQTT(testContext(t), fleet.MQTTSession{}); err == nil ||
+		!strings.Contains(err.Error(), "certificate") {
 		t.Errorf("with the system's authorities: %v", err)
 	}
 	if _, err := (fleet.Engine{URL: "mqtt://" + s.Address(), Credentials: anna.Credentials}).DialMQTT(testContext(t), fleet.MQTTSession{}); err == nil {
@@ -434,7 +435,9 @@ func TestMQTTSUplink(t *testing.T) {
 	check(t, err)
 	t.Cleanup(func() { c.Close(context.Background()) })
 	var heard sync.Map // by topic
-	_, err = c.Hear(testContext(t), "lawnberry/fleet/m-1/#", func(_ context.Context, d *client.Delivery) { heard.Store(d.FullTopic(), len(fleet.MQTTBody(d)) > 0) })
+	_, err = c.Hear(testContext(t), "lawnberry/fleet/m-1/#", func(_ context.Context, d *client.Delivery) {
+		heard.Store(d.FullTopic(), len(fleet.MQTTBody(d)) > 0)
+	})
 	check(t, err)
 	has := func(name string) func() bool {
 		return func() bool {

@@ -147,8 +147,8 @@ func cmdPage(ts *testscript.TestScript, neg bool, args []string) {
 	})
 }
 
-// cmdMower publishes what the uplink of a mower would: mower ID [name=value...]. Names are online, offline and enrolled (without a value), version, backlog, lost,
-// battery, state, stop, alert (type:severity:text), clear (type), x, y, and raw (topic:bytes, quoted as in Go).
+// cmdMower publishes what the uplink of a mower would: mower ID [name=value...]. Names are online, offline and enrolled (without a value), version,
+// backlog, lost, battery, state, stop, alert (type:severity:text), clear (type), x, y, and raw (topic:bytes, quoted as in Go).
 func cmdMower(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 1 {
 		ts.Fatalf("usage: mower ID [name=value...]")

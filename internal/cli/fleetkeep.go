@@ -330,7 +330,8 @@ one that is down hears of it from the others within seconds after it is back. Wh
 				}
 				_, err = fmt.Fprintf(t.stdout, "revoked %s: its connections are closed\n", mower)
 				if len(done.Unconfirmed) > 0 {
-					fmt.Fprintf(t.stderr, "no answer came from %s: what runs there lets the mower in until it hears of this from the others\n", strings.Join(done.Unconfirmed, ", "))
+					fmt.Fprintf(t.stderr, "no answer came from %s: what runs there lets the mower in until it hears of this from the others\n",
+						strings.Join(done.Unconfirmed, ", "))
 				}
 				return err
 			})
@@ -368,7 +369,8 @@ func (t *tool) fleetEnrolled() *cobra.Command {
 					if e.Revoked != nil {
 						state, revoked = cell{"revoked", red}, e.Revoked.Local().Format(time.DateTime)
 					}
-					out.add(text(e.Mower), state, text(e.Enrolled.Local().Format(time.DateTime)), text(e.By), text(revoked), text(cmp.Or(e.RevokedBy, "-")), text(cmp.Or(e.Why, "-")))
+					out.add(text(e.Mower), state, text(e.Enrolled.Local().Format(time.DateTime)), text(e.By), text(revoked),
+						text(cmp.Or(e.RevokedBy, "-")), text(cmp.Or(e.Why, "-")))
 				}
 				out.write(t.stdout, t.colour(t.stdout))
 				return nil

@@ -89,7 +89,7 @@ func (t *tool) watchFleet(ctx context.Context, v *fleet.View, where *fleet.Where
 	if err := say(fleetLine{Time: now, What: "watching", Text: text}); err != nil {
 		return err
 	}
-	link := fleet.Link{Current: true} // so that it is told also when it is not from the beginning
+	link := fleet.Link{Current: true}   // so that it is told also when it is not from the beginning
 	tick := time.NewTicker(time.Second) // for the connection, which tells nobody
 	defer tick.Stop()
 	for told := 0; ; {

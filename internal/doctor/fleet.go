@@ -27,7 +27,8 @@ func fleetKinds() []Kind {
 	return []Kind{
 		{"fleet-file", "fleet", Error, "a file of integration.fleet cannot be used",
 			"without credentials or ca_file the fleet does not see this mower and cannot stop it; without keys_file it can give no command but the stop",
-			"ls -l {file}", "lawnberry fleet enrol writes the credentials, lawnberry key public the keys of an operator; ca_file is tls/ca.pem of the fleet's directory"},
+			"ls -l {file}",
+			"lawnberry fleet enrol writes the credentials, lawnberry key public the keys of an operator; ca_file is tls/ca.pem of the fleet's directory"},
 		{"fleet-identity", "fleet", Error, "the credentials are those of another mower", "the engine takes nothing of what this one says",
 			"lawnberry config explain integration.fleet.mower_id", "set it to the id that the mower was enrolled with, or take its own credentials"},
 		{"fleet-unreachable", "fleet", Warning, "the engine of the fleet cannot be reached",
@@ -39,7 +40,8 @@ func fleetKinds() []Kind {
 		{"fleet-missing", "fleet", Error, "integration.fleet is enabled, and the service fleet does not run", "the fleet does not see this mower and cannot stop it",
 			"lawnberry serve", "its log says why there is no uplink; serve has to be started again"},
 		{"fleet-not-taken", "fleet", Error, "the engine of the fleet does not take some topics", "what is said on them waits, and is lost at last",
-			"lawnberry fleet setup --dir DIR", "where the fleet is looked after: streams are missing, or the mower has to be enrolled anew; the log of serve says which"},
+			"lawnberry fleet setup --dir DIR",
+			"where the fleet is looked after: streams are missing, or the mower has to be enrolled anew; the log of serve says which"},
 		{"fleet-disk", "fleet", Error, "what waits for the fleet cannot be written", "it is in memory, and lost with the power", "df -h {dir}",
 			"make room, or make it writable for the user of lawnberry serve"},
 		{"fleet-backlog", "fleet", Warning, "what the fleet should have had has waited for more than an hour",
@@ -106,7 +108,8 @@ func mowerOf(file string) string {
 		return ""
 	}
 	for _, subject := range claims.Sub.Allow {
-		if mower := strings.TrimSuffix(strings.TrimPrefix(subject, "lawnberry."), ".commands.>"); fleet.CheckMower(mower) == nil && subject == fleet.CommandFilter(mower) {
+		mower := strings.TrimSuffix(strings.TrimPrefix(subject, "lawnberry."), ".commands.>")
+		if fleet.CheckMower(mower) == nil && subject == fleet.CommandFilter(mower) {
 			return mower
 		}
 	}
@@ -177,8 +180,8 @@ func reach(ctx context.Context, e fleet.Engine) error {
 	case err == nil:
 		nc.Close()
 		return nil
-	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired), errors.Is(err, nats.ErrAuthRevoked), errors.Is(err, nats.ErrAccountAuthExpired),
-		errors.Is(err, nats.ErrMaxAccountConnectionsExceeded), errors.Is(err, fs.ErrPermission):
+	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired), errors.Is(err, nats.ErrAuthRevoked),
+		errors.Is(err, nats.ErrAccountAuthExpired), errors.Is(err, nats.ErrMaxAccountConnectionsExceeded), errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("%s: %w: %w", e.URL, errNotLetIn, err)
 	}
 	return fmt.Errorf("%s: no NATS%s: %w", e.URL, overTLS(u.Scheme == "tls" || e.CAFile != ""), err)

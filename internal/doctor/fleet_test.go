@@ -88,35 +88,45 @@ func fleetFaults() []fault {
 	}
 	old, lately := time.Now().Add(-90*time.Minute), time.Now().Add(-time.Minute)
 	return []fault{
-		{name: "a fleet that is right", files: engine(nats, func(g *garden) string { return ", credentials: " + g.credentialsOf("m-1") }), seed: healthyUplink, want: []string{}},
-		{name: "no fleet and files of one that are not there", config: "integration: {fleet: {credentials: none, ca_file: none, keys_file: none}}\n", want: []string{}},
+		{name: "a fleet that is right", files: engine(nats, func(g *garden) string { return ", credentials: " + g.credentialsOf("m-1") }),
+			seed: healthyUplink, want: []string{}},
+		{name: "no fleet and files of one that are not there",
+			config: "integration: {fleet: {credentials: none, ca_file: none, keys_file: none}}\n", want: []string{}},
 		{name: "the fleet is defined nowhere", files: func(g *garden) {
 			g.load(fmt.Sprintf("service_definitions: {mission: {service_type: test}}\nintegration: {fleet: {enabled: true, url: %q, mower_id: m-1}}\n", nats(g)))
 		}, seed: healthyUplink, want: []string{}},
 		{name: "a mower id that is none", config: "integration: {fleet: {enabled: true, url: \"nats://127.0.0.1:1\", mower_id: a.b}}\n", seed: healthyUplink,
-			want: []string{"error configuration: config-error", "error configuration: config-error", "warning fleet: fleet-unreachable"}, says: "integration.fleet.mower_id"},
+			want: []string{"error configuration: config-error", "error configuration: config-error", "warning fleet: fleet-unreachable"},
+			says: "integration.fleet.mower_id"},
 
-		{name: "credentials that are not there", files: keys(func(*garden) string { return ", credentials: none.creds" }), seed: healthyUplink, want: file, says: "none.creds"},
+		{name: "credentials that are not there", files: keys(func(*garden) string { return ", credentials: none.creds" }),
+			seed: healthyUplink, want: file, says: "none.creds"},
 		{name: "credentials that others may read", files: keys(func(g *garden) string { return ", credentials: " + g.write("m.creds", "m-1\nsecret\n", 0o644) }),
 			seed: healthyUplink, want: []string{"error permissions: secret-open"}, says: "0644"},
-		{name: "credentials with nothing in them", files: keys(func(g *garden) string { return ", credentials: " + g.write("m.creds", "", 0o600) }), seed: healthyUplink,
+		{name: "credentials with nothing in them", files: keys(func(g *garden) string { return ", credentials: " + g.write("m.creds", "", 0o600) }),
+			seed: healthyUplink,
 			want: file, says: "are empty"},
-		{name: "credentials that are a directory", files: keys(func(g *garden) string { return ", credentials: " + g.dir }), seed: healthyUplink, want: file, says: "are no file"},
-		{name: "an authority that is not there", files: keys(func(*garden) string { return ", ca_file: none.pem" }), seed: healthyUplink, want: file, says: "none.pem"},
+		{name: "credentials that are a directory", files: keys(func(g *garden) string { return ", credentials: " + g.dir }),
+			seed: healthyUplink, want: file, says: "are no file"},
+		{name: "an authority that is not there", files: keys(func(*garden) string { return ", ca_file: none.pem" }),
+			seed: healthyUplink, want: file, says: "none.pem"},
 		{name: "an authority that is none", files: keys(func(g *garden) string { return ", ca_file: " + g.write("ca.pem", "?", 0o600) }), seed: healthyUplink,
 			want: file, says: "there is no certificate in"},
 		{name: "keys of operators that are not there", files: engine(nats, func(*garden) string { return ", keys_file: none.keys" }), seed: healthyUplink,
 			want: file, says: "none.keys"},
-		{name: "keys of operators that others may change", files: engine(nats, func(g *garden) string { return ", keys_file: " + g.write("operators.keys", "", 0o666) }),
-			seed: healthyUplink, want: []string{"error permissions: secret-open"}},
-		{name: "credentials of another mower", files: engine(nats, func(g *garden) string { return ", credentials: " + g.credentialsOf("m-2") }), seed: healthyUplink,
+		{name: "keys of operators that others may change",
+			files: engine(nats, func(g *garden) string { return ", keys_file: " + g.write("operators.keys", "", 0o666) }),
+			seed:  healthyUplink, want: []string{"error permissions: secret-open"}},
+		{name: "credentials of another mower", files: engine(nats, func(g *garden) string { return ", credentials: " + g.credentialsOf("m-2") }),
+			seed: healthyUplink,
 			want: []string{"error fleet: fleet-identity"}, says: "has the credentials of m-2"},
 
 		{name: "an engine whose name is unknown", files: engine(func(*garden) string { return "tls://fleet.invalid" }, none), seed: healthyUplink,
 			want: []string{"warning fleet: fleet-unreachable"}, says: "the name is not known here"},
 		{name: "an engine that nobody is", files: engine(func(*garden) string { return "nats://127.0.0.1:1" }, none), seed: healthyUplink,
 			want: []string{"warning fleet: fleet-unreachable"}, says: "no connection over TCP"},
-		{name: "an engine of which a server is there", files: engine(func(g *garden) string { return "nats://127.0.0.1:1," + nats(g) }, none), seed: healthyUplink, want: []string{}},
+		{name: "an engine of which a server is there", files: engine(func(g *garden) string { return "nats://127.0.0.1:1," + nats(g) }, none),
+			seed: healthyUplink, want: []string{}},
 		{name: "an engine without TLS", files: engine(func(g *garden) string { return "tls://" + nats(g)[len("nats://"):] }, none), seed: healthyUplink,
 			want: []string{"warning fleet: fleet-unreachable"}, says: "no NATS over TLS"},
 		{name: "an engine with a certificate of another authority", files: func(g *garden) {
@@ -135,7 +145,8 @@ func fleetFaults() []fault {
 		{name: "an MQTT broker that refuses the login", files: func(g *garden) {
 			passwords := filepath.Join(g.t.TempDir(), "passwords")
 			mosquittotest.Password(g.t, passwords, "m-1", "other than that")
-			g.fleetKeys("mqtt://"+mosquittotest.Start(g.t, "allow_anonymous false", "password_file "+passwords), ", credentials: "+g.write("m.login", "m-1\nsecret\n", 0o600))
+			login := g.write("m.login", "m-1\nsecret\n", 0o600)
+			g.fleetKeys("mqtt://"+mosquittotest.Start(g.t, "allow_anonymous false", "password_file "+passwords), ", credentials: "+login)
 		}, seed: healthyUplink, want: []string{"error fleet: fleet-refused"}, says: "it does not let us in"},
 
 		{name: "an uplink that does not run", files: engine(nats, none), want: []string{"error fleet: fleet-missing"}},
@@ -153,7 +164,8 @@ func fleetFaults() []fault {
 		{name: "losses", files: engine(nats, none), seed: func(g *garden) {
 			g.uplink(bridge.Condition{Connected: true, Lost: fleet.Losses{fleet.Telemetry: {Count: 5, Last: lately, Why: "bytes"}}}, service.Healthy)
 		}, want: []string{"warning fleet: fleet-lost"}, says: "5 messages of class telemetry"},
-		{name: "an engine without streams", files: engine(nats, none), seed: (*garden).realUplink, want: []string{"error fleet: fleet-not-taken"}, says: "1 topics"},
+		{name: "an engine without streams", files: engine(nats, none),
+			seed: (*garden).realUplink, want: []string{"error fleet: fleet-not-taken"}, says: "1 topics"},
 	}
 }
 

@@ -162,8 +162,9 @@ func (s *session) put(ctx context.Context, e *Enrolment, revision uint64) (uint6
 	return 0, fmt.Errorf("mower %s was enrolled or revoked by somebody else at the same time: look at \"lawnberry fleet enrolled\" and try again", e.Mower)
 }
 
-// Enrol makes the credentials of a mower and writes them to a new file, which is the only place they are ever in. The file is made, empty, before anything
-// else, so that nobody is locked out for a file that cannot be written; it is removed when Enrol fails. The mower is let in when Enrol returns. It is [ErrEnrolled] for a mower that was enrolled before, unless again: that locks out whoever has the former credentials, before the new
+// Enrol makes the credentials of a mower and writes them to a new file, which is the only place they are ever in. The file is made, empty, before
+// anything else, so that nobody is locked out for a file that cannot be written; it is removed when Enrol fails. The mower is let in when Enrol
+// returns. It is [ErrEnrolled] for a mower that was enrolled before, unless again: that locks out whoever has the former credentials, before the new
 // ones are there.
 func (f *Fleet) Enrol(ctx context.Context, mower, file string, again bool) (e *Enrolment, err error) {
 	if err := fleet.CheckMower(mower); err != nil {

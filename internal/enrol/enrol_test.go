@@ -145,7 +145,8 @@ func TestEnrol(t *testing.T) {
 		t.Error(err)
 	}
 	all, err := f.List(ctx)
-	if err != nil || len(all) != 2 || all[0].Mower != "0" || all[0].Revoked != nil || all[1].Revoked == nil || all[1].Why != "stolen" || all[1].By == "" || all[1].RevokedBy != all[1].By {
+	if err != nil || len(all) != 2 || all[0].Mower != "0" || all[0].Revoked != nil || all[1].Revoked == nil || all[1].Why != "stolen" ||
+		all[1].By == "" || all[1].RevokedBy != all[1].By {
 		t.Errorf("%+v, %v", all, err)
 	}
 

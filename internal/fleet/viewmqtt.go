@@ -120,8 +120,8 @@ func (m *mqttMirror) up(ctx context.Context, c *MQTTConn) error {
 	return nil
 }
 
-// wait waits until the broker has sent what it retains, or the connection ends. It has when it was silent and then answers something else at once: a broker, or a
-// line to it, that is slow, or was stopped, sends that answer behind what it retains.
+// wait waits until the broker has sent what it retains, or the connection ends. It has when it was silent and then answers something else at once: a
+// broker, or a line to it, that is slow, or was stopped, sends that answer behind what it retains.
 func (m *mqttMirror) wait(ctx context.Context, c *MQTTConn) error {
 	tick := time.NewTicker(mqttQuiet / 10)
 	defer tick.Stop()
