@@ -301,9 +301,7 @@ func (m *mqttEngine) serve(d *downlink) error {
 	c := m.conn
 	m.mu.Unlock()
 	if c != nil {
-		ctx, cancel := context.WithTimeout(m.ctx, jobsRequest)
-		defer cancel()
-		if err := m.hear(ctx, c, d); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		if err := m.hear(m.ctx, c, d); err != nil {
 			m.log.Warn("no commands come from the fleet: the connection is made anew", "error", err)
 			over, end := context.WithCancel(context.Background())
 			end()
