@@ -187,13 +187,17 @@ func (m *mqttEngine) store(ctx context.Context, r *record, expect *uint64) (stor
 	f := m.flights[r.topic]
 	if f == nil || f.id != r.id {
 		o := append(m.properties(true, 2), client.WithUser(fleet.HeaderID, r.id))
-		if r.batch {
+		body, batch := r.body, r.batch
+		if len(body) == 0 { // which would have the broker retain nothing, and then nobody could tell whether it has the record: it goes as a batch of one
+			body, batch = appendLine(nil, nil, r.arrival), true
+		}
+		if batch {
 			o = append(o, client.WithUser(fleet.HeaderBatch, strconv.Itoa(r.count)))
 		}
 		if r.gzip {
 			o = append(o, client.WithUser(fleet.HeaderEncoding, "gzip"))
 		}
-		f = &mqttFlight{r.id, c.Say(fleet.HistoryTopic(m.mower, r.topic), r.body, o...)}
+		f = &mqttFlight{r.id, c.Say(fleet.HistoryTopic(m.mower, r.topic), body, o...)}
 		m.flights[r.topic] = f
 	}
 	m.mu.Unlock()

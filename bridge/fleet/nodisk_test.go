@@ -47,7 +47,7 @@ func TestStopWithoutDisk(t *testing.T) {
 			var log lockedBuffer
 			u, err := Start(testContext(t), Options{
 				Logger: slog.New(slog.NewTextHandler(&log, nil)),
-				Mower: "m-1", Client: client.Options{URL: w.url}, Engine: fleet.Engine{URL: engine}, Dir: w.dir, Down: []string{"*/*"}, KeysFile: w.operators,
+				Mower:  "m-1", Client: client.Options{URL: w.url}, Engine: fleet.Engine{URL: engine}, Dir: w.dir, Down: []string{"*/*"}, KeysFile: w.operators,
 			})
 			check(t, err)
 			stop := func() { _ = u.Stop(testContext(t)) } // what it could not write is its error
