@@ -45,14 +45,17 @@ func openTap(ctx context.Context, u *Uplink) (*tap, error) {
 	if t.c, err = client.Connect(ctx, far); err != nil {
 		return nil, err
 	}
-	for i, f := range u.o.Up {
+	for _, i := range t.selection.bySpecificity() {
+		f := u.o.Up[i]
 		queue := client.Queue{Max: 1000} // beyond it the broker keeps what comes
 		if f.Class == fleet.State {
 			queue.Full = client.Latest
 		}
-		_, err := t.c.Subscribe(ctx, f.Filter, func(_ context.Context, d *client.Delivery) { t.hear(i, d) },
-			client.WithNoLocal(), client.WithQueue(queue))
-		if err != nil {
+		options := []client.SubscribeOption{client.WithNoLocal(), client.WithQueue(queue)}
+		if durable(f.Class) {
+			options = append(options, client.WithLateAck())
+		}
+		if _, err := t.c.Subscribe(ctx, f.Filter, func(_ context.Context, d *client.Delivery) { t.hear(i, d) }, options...); err != nil {
 			return t, fmt.Errorf("filter %s: %w", f.Filter, err)
 		}
 	}
