@@ -84,7 +84,9 @@ func TestInterruptedOnFullDisk(t *testing.T) {
 	in := inbound{service: "navigation", body: again.Data, header: again.Header.Get, received: time.Now()}
 	r, err := readRequest(&in, message.Limits{})
 	check(t, err)
-	check(t, l.begin(&execution{key: r.key(), service: "navigation", command: "count", digest: r.digest[:], begun: message.Seconds(time.Now()), expires: r.m.Metadata.ExpiresAt}))
+	check(t, l.begin(&execution{
+		key: r.key(), service: "navigation", command: "count", digest: r.digest[:], begun: message.Seconds(time.Now()), expires: r.m.Metadata.ExpiresAt,
+	}))
 	closeIt()
 	disk := &fullDisk{}
 	y.start(func(o *downlinkOptions) {

@@ -12,8 +12,8 @@ import (
 	"github.com/lawnberry/lawnberry/topic"
 )
 
-// TestMQTTRing has two mowers each of which is the other's engine, and at each bus a bridge that says what the other mower's history has on the bus itself, as a
-// broker's bridge with changed prefixes does. What has gone round half of the ring goes no further: of each mower the other's bus has what it has said,
+// TestMQTTRing has two mowers each of which is the other's engine, and at each bus a bridge that says what the other mower's history has on the bus
+// itself, as a broker's bridge with changed prefixes does. What has gone round half of the ring goes no further: of each mower the other's bus has what it has said,
 // each message once, and nothing that came from elsewhere.
 //
 // It was seen to fail with a tap that does not look where a message comes from.
@@ -43,7 +43,8 @@ func TestMQTTRing(t *testing.T) {
 			for _, p := range d.User {
 				same = append(same, client.WithUser(p[0], p[1]))
 			}
-			if err := other.c.Publish(ctx, name, d.Message, append(same, client.WithQoS(1), client.WithRetain(false), client.Unlimited())...); err != nil && ctx.Err() == nil {
+			same = append(same, client.WithQoS(1), client.WithRetain(false), client.Unlimited())
+			if err := other.c.Publish(ctx, name, d.Message, same...); err != nil && ctx.Err() == nil {
 				t.Errorf("%s is not said on the bus: %v", name, err)
 			}
 		}, client.WithQueue(client.Queue{Max: 10_000}))
