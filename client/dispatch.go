@@ -131,6 +131,7 @@ func (r *receiver) publish() error {
 		if s.sink == nil {
 			in.pending.Add(1)
 		}
+		in.kept = in.kept || s.lateAck
 	}
 	if p.QoS > 0 {
 		c.expectAck(l, in, invalid == nil && !known)

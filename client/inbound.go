@@ -35,6 +35,8 @@ type incoming struct {
 	parking  bool
 	parked   []*inbound
 	parkedAt *time.Timer
+	until    time.Time // it ends, unless somebody is subscribing still
+	settling int       // calls of Subscribe that wait for their confirmation
 }
 
 // parkingTime is how long messages of a resumed session wait for somebody to subscribe.
@@ -243,12 +245,35 @@ func (c *Client) forget() {
 }
 
 func (c *Client) startParking() {
-	c.parking = true
+	c.parking, c.until = true, time.Now().Add(parkingTime)
 	c.parkedAt = time.AfterFunc(parkingTime, func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		c.endParking()
+		c.parkingOver()
 	})
+}
+
+// parkingOver ends parking if its time is over and nobody is subscribing.
+func (c *Client) parkingOver() {
+	if !c.parking {
+		return
+	}
+	left := time.Until(c.until)
+	if c.settling > 0 {
+		left = parkingTime
+	}
+	if left > 0 {
+		c.parkedAt.Reset(left)
+		return
+	}
+	c.endParking()
+}
+
+// extendParking has what is parked wait for another while: somebody subscribes to one thing after the other.
+func (c *Client) extendParking() {
+	if c.parking {
+		c.until = time.Now().Add(parkingTime)
+	}
 }
 
 // endParking gives up waiting for handlers: what nobody wanted until now is acknowledged and counted as dropped.
@@ -274,7 +299,7 @@ func (c *Client) unpark(s *Subscription) {
 			rest = append(rest, in)
 			continue
 		}
-		in.parked = false
+		in.parked, in.kept = false, s.lateAck
 		in.subs = []*Subscription{s}
 		if in.proof != nil {
 			_ = c.sealer.replayed(in, nil) // remembered as received from now on

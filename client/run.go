@@ -255,6 +255,7 @@ func (c *Client) serve(ctx, setup context.Context, l *link, present, first bool,
 	if err == nil {
 		c.mu.Lock()
 		l.ready = true
+		c.extendParking()
 		c.connections++
 		l.number = c.connections
 		if l.err == nil {

@@ -25,6 +25,7 @@ type subscribing struct {
 	noLocal   bool
 	published bool
 	invalid   bool
+	lateAck   bool
 	queue     Queue
 	timeout   time.Duration
 	freshness *freshness
@@ -52,6 +53,11 @@ func WithQueue(q Queue) SubscribeOption { return func(s *subscribing) { s.queue 
 func WithHandlerTimeout(d time.Duration) SubscribeOption {
 	return func(s *subscribing) { s.timeout = d }
 }
+
+// WithLateAck has no message be acknowledged before the handler has returned, however much waits for it. Without it, when hundreds wait for a slow handler, some
+// are acknowledged while they wait, so that other handlers of the client go on: a process that dies then has lost those. With it a slow handler holds up the
+// others, and the broker keeps what comes.
+func WithLateAck() SubscribeOption { return func(s *subscribing) { s.lateAck = true } }
 
 // WithInvalid also delivers what fails validation, as raw, with Delivery.Invalid set (for debugging).
 func WithInvalid() SubscribeOption { return func(s *subscribing) { s.invalid = true } }
@@ -90,7 +96,8 @@ type Subscription struct {
 // member gets.
 //
 // When the broker resumes a session from before this process (no CleanStart, and an ID and SessionExpiry that
-// outlived it), the messages it kept wait 5 s for a handler, and go to the first whose filter matches.
+// outlived it), the messages it kept wait for a handler, and go to the first whose filter matches. They wait
+// until 5 s after the client was connected, or after the last Subscribe since then has returned.
 func (c *Client) Subscribe(ctx context.Context, filter string, h Handler, opts ...SubscribeOption) (*Subscription, error) {
 	s, err := c.newSubscription(filter, opts)
 	if err != nil {
@@ -115,6 +122,7 @@ func (c *Client) Subscribe(ctx context.Context, filter string, h Handler, opts .
 		c.sendSubscribe(c.link, held, s)
 	}
 	c.unpark(s)
+	c.settling++
 	c.mu.Unlock()
 
 	select {
@@ -124,6 +132,10 @@ func (c *Client) Subscribe(ctx context.Context, filter string, h Handler, opts .
 	case <-c.dying:
 		err = ErrClosed
 	}
+	c.mu.Lock()
+	c.settling--
+	c.extendParking()
+	c.mu.Unlock()
 	if err == nil {
 		return s, nil
 	}

@@ -22,14 +22,16 @@ const (
 	compressAbove = 1000     // bytes
 	batchBytes    = 64 << 10 // of a batch, before it is compressed: it is sealed then
 	batchCount    = 1000     // messages, likewise
+	openBytes     = 8 << 20  // in all batches that are not sealed; beyond it each message is a batch
 )
 
 // Batches collect telemetry by topic until it is sealed. Their methods may be called concurrently.
 type batches struct {
 	interval time.Duration
 
-	mu   sync.Mutex // guards open
-	open map[string]*batch
+	mu    sync.Mutex // guards the fields below
+	open  map[string]*batch
+	bytes int // in them
 }
 
 // A batch is lines as fleet.HeaderBatch says.
@@ -44,21 +46,33 @@ func newBatches(interval time.Duration) *batches {
 	return &batches{interval: interval, open: map[string]*batch{}}
 }
 
-// add adds a message, and returns the batch when it is full.
-func (b *batches) add(topic string, body []byte, arrival time.Time) *record {
+// add adds a message, and returns a batch of the topic that is full, nil if there is none.
+func (b *batches) add(topic string, body []byte, arrival time.Time) (full *record) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	x := b.open[topic]
+	if x != nil && len(x.lines)+len(body) > batchBytes { // if this one is too large for the engine, it takes none of the others with it
+		full = b.take(topic, x)
+		x = nil
+	}
 	if x == nil {
 		x = &batch{arrival: arrival, opened: time.Now()}
 		b.open[topic] = x
 	}
+	before := len(x.lines)
 	x.lines = appendLine(x.lines, body, arrival)
+	b.bytes += len(x.lines) - before
 	x.count++
-	if len(x.lines) < batchBytes && x.count < batchCount {
-		return nil
+	if full != nil || len(x.lines) < batchBytes && x.count < batchCount && b.bytes < openBytes {
+		return full
 	}
+	return b.take(topic, x)
+}
+
+// take seals a batch, and takes it out. mu is held.
+func (b *batches) take(topic string, x *batch) *record {
 	delete(b.open, topic)
+	b.bytes -= len(x.lines)
 	return x.seal(topic)
 }
 
@@ -68,8 +82,7 @@ func (b *batches) due(all bool) (sealed []*record) {
 	defer b.mu.Unlock()
 	for topic, x := range b.open {
 		if all || time.Since(x.opened) >= b.interval {
-			delete(b.open, topic)
-			sealed = append(sealed, x.seal(topic))
+			sealed = append(sealed, b.take(topic, x))
 		}
 	}
 	return sealed
@@ -140,5 +153,11 @@ func recordID(topic string, m *message.Message, body []byte) string {
 		return id.String()
 	}
 	sum := sha256.Sum256(append([]byte(topic+"\x00"), body...))
+	return hex.EncodeToString(sum[:16])
+}
+
+// otherID is the id of the record of a message whose id another record has, that of another topic. Like any it never changes.
+func otherID(topic, id string) string {
+	sum := sha256.Sum256([]byte(topic + "\x00" + id))
 	return hex.EncodeToString(sum[:16])
 }

@@ -94,6 +94,7 @@ func (b *outbox) dropOldest(class fleet.Class) int64 {
 // drop drops the head of a queue, which was looked at, and returns its size. Caller holds mu.
 func (b *outbox) drop(q *queue, why string) int64 {
 	e := b.pop(q)
+	q.spare = q.first // it is counted and deleted at once, or neither
 	b.dropped(q, e, why)
 	return e.size
 }
@@ -168,25 +169,25 @@ func (b *outbox) report(text func(fleet.Losses) *record) (fleet.Losses, error) {
 	return told, b.addLocked(text(told))
 }
 
-// recently is a set of the last few texts.
+// recently has the topics of the last few ids.
 type recently struct {
 	ring []string
 	at   int
-	set  map[string]struct{}
+	set  map[string]string
 }
 
 func newRecently(n int) *recently {
-	return &recently{ring: make([]string, n), set: map[string]struct{}{}}
+	return &recently{ring: make([]string, n), set: map[string]string{}}
 }
 
-func (r *recently) has(s string) bool { _, ok := r.set[s]; return ok }
+func (r *recently) topic(id string) (topic string, ok bool) { topic, ok = r.set[id]; return topic, ok }
 
-func (r *recently) add(s string) {
-	if r.has(s) {
+func (r *recently) add(id, topic string) {
+	if _, there := r.set[id]; there {
 		return
 	}
 	delete(r.set, r.ring[r.at])
-	r.ring[r.at] = s
-	r.set[s] = struct{}{}
+	r.ring[r.at] = id
+	r.set[id] = topic
 	r.at = (r.at + 1) % len(r.ring)
 }

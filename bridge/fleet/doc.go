@@ -4,8 +4,9 @@
 // # What is promised on the way up
 //
 //   - The uplink delays nobody on the bus: it is a subscriber like others, and starts and runs without its engine.
-//   - An event or alert is on the disk before the bus has its acknowledgement, and is forgotten only when the engine has stored it. What the
-//     engine has stored is not stored again as long as the engine still has it, whatever is killed meanwhile.
+//   - An event or alert is on the disk, or in memory while that takes nothing, before the bus has its acknowledgement, however slow the disk, and is
+//     forgotten only when the engine has stored it. What the engine has stored is not stored again as long as the engine still has it, whatever is
+//     killed meanwhile.
 //   - The history of a topic is in the order of the bus.
 //   - Telemetry is in memory while the engine takes it, and is written when the engine is away and at the end. A process that is killed loses
 //     what it had not written: what came since the last batch, mostly.

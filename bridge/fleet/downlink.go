@@ -26,7 +26,7 @@ type downlinkOptions struct {
 	mower    string
 	service  *service.Service // of the bridge
 	latch    *safety.Latch
-	store    *store.Store   // takes the ledger, beside what else is in it
+	store    *store.Store   // takes the ledger, beside what else is in it; nil takes none, so that no command runs: the emergency stop needs none
 	permits  []string       // patterns of commands; see fleet.CheckPermission
 	keys     *seal.Ring     // of operators; nil knows none
 	unsigned bool           // what is not signed is taken too
@@ -98,9 +98,8 @@ func newDownlink(o downlinkOptions) (*downlink, error) {
 		text := fmt.Sprintf("%s %s may have run: the uplink of the mower ended while it did, at or after %s; ask for the state that it should have led to",
 			e.service, e.command, instant(e.begun))
 		a := d.answer(e.key, "", nil, &client.CommandError{Code: fleet.CodeUnknown, Message: text}, 0)
-		if _, err := d.ledger.end(e, &a); err != nil {
-			d.end()
-			return nil, fmt.Errorf("commands from the fleet: %w", err)
+		if _, err := d.ledger.end(e, &a); err != nil { // it is known in memory, and said again after the next start
+			d.log.Error("how a command from the fleet ended is not on the disk", "service", e.service, "command", e.command, "error", err)
 		}
 		d.audits.add(audit{Operator: e.key.sender, Service: e.service, Command: e.command, ID: e.key.id, Lane: e.lane.String(), Outcome: outcomeUnknown,
 			Code: a.Code, Reason: text})

@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/lawnberry/lawnberry/internal/fleet"
@@ -21,7 +22,27 @@ func (s selection) of(name string) (best int, ok bool) {
 	return best, ok
 }
 
-// moreSpecific compares two filters that match the same topic.
+// bySpecificity returns the indices of the filters, the more specific one of two that match the same topic first. In that order they are subscribed: what
+// comes meanwhile, and what the bus has kept, goes to the first that is there.
+func (s selection) bySpecificity() []int {
+	order := make([]int, len(s.filters))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(i, j int) int {
+		a, b := s.filters[i].Filter, s.filters[j].Filter
+		switch {
+		case moreSpecific(a, b):
+			return -1
+		case moreSpecific(b, a):
+			return 1
+		}
+		return 0
+	})
+	return order
+}
+
+// moreSpecific compares two filters that match the same topic; of others it says which comes first in an order of all.
 func moreSpecific(a, b string) bool {
 	as, bs := strings.Split(a, "/"), strings.Split(b, "/")
 	for i := 0; i < len(as) && i < len(bs); i++ {

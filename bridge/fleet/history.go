@@ -142,7 +142,11 @@ func (h *history) send(ctx context.Context, s sending) (r result) {
 					return r
 				}
 				h.resolved.Add(1)
-				if i := slices.Index(h.box.firstIDs(s.order), id); id != "" && i >= 0 {
+				i := slices.Index(h.box.firstIDs(s.order), id)
+				if id == s.id { // also when it was dropped meanwhile
+					i = 0
+				}
+				if id != "" && i >= 0 {
 					r.n, r.in = i+1, stream
 					return r
 				}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,6 +22,7 @@ type latest struct {
 	mu    sync.Mutex // guards the fields below
 	slots map[string]*slot
 	busy  int
+	swept time.Time // of those that have nothing to send
 }
 
 // A slot is the value of one topic.
@@ -36,7 +38,7 @@ type slot struct {
 }
 
 const (
-	maxSlots      = 4096 // topics; of others the latest value does not go to the fleet
+	maxSlots      = 4096 // topics that have something to send, or had just now; of others the latest value does not go to the fleet
 	maxLatestBusy = 64
 	latestTime    = 5 * time.Second // for an acknowledgement
 )
@@ -51,6 +53,10 @@ func (l *latest) set(topic string, body []byte, gap time.Duration) {
 	defer l.mu.Unlock()
 	s := l.slots[topic]
 	if s == nil {
+		if now := time.Now(); len(l.slots) >= maxSlots && now.Sub(l.swept) > time.Second {
+			l.swept = now
+			maps.DeleteFunc(l.slots, func(_ string, s *slot) bool { return !s.waits && !s.busy && !now.Before(s.due) })
+		}
 		if len(l.slots) >= maxSlots {
 			if l.left.Add(1) == 1 {
 				l.log.Warn("too many topics: of further ones the latest values do not go to the fleet", "topics", maxSlots)
@@ -144,11 +150,15 @@ func (l *latest) landed(topic string, err error, began time.Time) {
 	if err == nil {
 		l.sent.Add(1)
 		s.pause, s.due = 0, began.Add(s.gap)
-		if s.body == nil && !s.waits {
-			delete(l.slots, topic)
+		if !s.waits {
+			if s.body == nil || s.gap == 0 {
+				delete(l.slots, topic)
+			}
+			s.body = nil // the engine has it
 		}
 		return
 	}
+	newer := s.waits
 	s.waits = true // what is the latest by now
 	var no *rejection
 	if !errors.As(err, &no) {
@@ -159,7 +169,7 @@ func (l *latest) landed(topic string, err error, began time.Time) {
 	s.pause = min(max(2*s.pause, firstPause), longestPause)
 	s.due = time.Now().Add(s.pause)
 	if no.kind == tooLarge {
-		s.waits = false
+		s.waits = newer
 	}
 	if time.Since(s.warned) > warnEvery && (s.pause > warnAfter || no.kind == tooLarge) {
 		s.warned = time.Now()

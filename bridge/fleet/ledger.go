@@ -19,9 +19,9 @@ import (
 // What is forgotten, because it is long past its deadline and others need the room, is never taken again either: of each lane the latest deadline
 // that was forgotten is kept, and what has none later than that is refused. So no clock that was set decides whether something runs twice.
 type ledger struct {
-	store  *store.Store
-	keep   int // entries that stay whatever their time
-	most   int // entries at all
+	store  *store.Store // nil takes nothing: then nothing is begun
+	keep   int          // entries that stay whatever their time
+	most   int          // entries at all
 	margin time.Duration
 
 	mu        sync.Mutex // guards the fields below
@@ -111,9 +111,12 @@ func (e *execution) toRecord(a *answer) *ledgerRecord {
 	}
 }
 
-// openLedger reads what the store has. interrupted is what was running when the process before this one died.
+// openLedger reads what the store has; nil is none, and has nothing begun. interrupted is what was running when the process before this one died.
 func openLedger(s *store.Store) (l *ledger, interrupted []*execution, err error) {
 	l = &ledger{store: s, keep: keepEntries, most: mostEntries, margin: keepMargin, entries: map[commandKey]*execution{}}
+	if s == nil {
+		return l, nil, nil
+	}
 	err = s.Scan([]byte(ledgerPrefix), func(_, value []byte) error {
 		var r ledgerRecord
 		if err := json.Unmarshal(value, &r); err != nil {
@@ -192,6 +195,9 @@ func (l *ledger) isDone(e *execution) bool {
 
 // begin has a claim on the disk. It returns an error when it may not be: then it must not run.
 func (l *ledger) begin(e *execution) error {
+	if l.store == nil {
+		return errNoStore
+	}
 	value, err := json.Marshal(e.toRecord(nil))
 	if err != nil {
 		return err

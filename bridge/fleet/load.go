@@ -50,6 +50,9 @@ type queueName struct {
 	Stream string      `json:"stream,omitempty"`
 }
 
+// A seenID is the id of a record, and where it was said.
+type seenID struct{ id, topic string }
+
 // A loading is what is read of an outbox.
 type loading struct {
 	names              map[uint32]queueName
@@ -58,7 +61,7 @@ type loading struct {
 	lost               fleet.Losses // found missing now
 	clock              []byte
 	order              uint64
-	ids                []string
+	ids                []seenID
 	nobodys            int         // records of queues without a name
 	repairs            store.Batch // gaps are marked, so that each is counted once
 }
@@ -92,6 +95,13 @@ func (l *loading) record(key, value []byte, now time.Time) {
 	if !ok || !named {
 		l.nobodys++
 		l.repairs.Delete(key)
+		if r, _, err := decodeRecord(value); err == nil { // its class is not known, but that readings come in batches
+			class := fleet.Event
+			if r.batch {
+				class = fleet.Telemetry
+			}
+			l.lost[class] = join(l.lost[class], fleet.Loss{Count: uint64(r.count), First: r.arrival, Last: r.arrival, Why: "disk"})
+		}
 		return
 	}
 	q := l.queues[number]
@@ -119,7 +129,7 @@ func (l *loading) record(key, value []byte, now time.Time) {
 		q.ahead = append(q.ahead, e)
 	}
 	if durable(q.class) {
-		if l.ids = append(l.ids, e.id); len(l.ids) > 2*seenIDs {
+		if l.ids = append(l.ids, seenID{e.id, q.topic}); len(l.ids) > 2*seenIDs {
 			l.ids = append(l.ids[:0], l.ids[len(l.ids)-seenIDs:]...)
 		}
 	}
@@ -154,7 +164,7 @@ func (b *outbox) take(l *loading) {
 		b.unreported[c] = join(x, b.unreported[c])
 	}
 	for _, id := range l.ids {
-		b.seen.add(id)
+		b.seen.add(id.id, id.topic)
 	}
 	for number := range l.names {
 		b.number = max(b.number, number)

@@ -187,13 +187,17 @@ func (m *mqttEngine) store(ctx context.Context, r *record, expect *uint64) (stor
 	f := m.flights[r.topic]
 	if f == nil || f.id != r.id {
 		o := append(m.properties(true, 2), client.WithUser(fleet.HeaderID, r.id))
-		if r.batch {
+		body, batch := r.body, r.batch
+		if len(body) == 0 { // which would have the broker retain nothing, and then nobody could tell whether it has the record: it goes as a batch of one
+			body, batch = appendLine(nil, nil, r.arrival), true
+		}
+		if batch {
 			o = append(o, client.WithUser(fleet.HeaderBatch, strconv.Itoa(r.count)))
 		}
 		if r.gzip {
 			o = append(o, client.WithUser(fleet.HeaderEncoding, "gzip"))
 		}
-		f = &mqttFlight{r.id, c.Say(fleet.HistoryTopic(m.mower, r.topic), r.body, o...)}
+		f = &mqttFlight{r.id, c.Say(fleet.HistoryTopic(m.mower, r.topic), body, o...)}
 		m.flights[r.topic] = f
 	}
 	m.mu.Unlock()
@@ -301,9 +305,7 @@ func (m *mqttEngine) serve(d *downlink) error {
 	c := m.conn
 	m.mu.Unlock()
 	if c != nil {
-		ctx, cancel := context.WithTimeout(m.ctx, jobsRequest)
-		defer cancel()
-		if err := m.hear(ctx, c, d); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		if err := m.hear(m.ctx, c, d); err != nil {
 			m.log.Warn("no commands come from the fleet: the connection is made anew", "error", err)
 			over, end := context.WithCancel(context.Background())
 			end()

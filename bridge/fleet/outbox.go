@@ -44,7 +44,7 @@ type outbox struct {
 	losses     fleet.Losses
 	unreported fleet.Losses
 	lossDirty  bool
-	seen       *recently // ids of durable records
+	seen       *recently // durable records
 	memory     int64     // bytes that are in memory only
 	duplicates uint64
 }
@@ -64,7 +64,7 @@ var (
 )
 
 const (
-	maxTopics    = 1000             // that have something in the outbox at once
+	maxTopics    = 1000             // of a class that have something in the outbox at once
 	memoryBound  = 4 << 20          // bytes that are held without a disk
 	spillAt      = 256 << 10        // bytes that are held while there is one
 	spillAge     = 10 * time.Second // how long they are
@@ -128,19 +128,42 @@ func (b *outbox) queueOf(topic string, class fleet.Class) *queue {
 	if n := len(all); n > 0 && all[n-1].class == class {
 		return all[n-1]
 	}
-	if len(b.queues) >= maxTopics {
-		i := slices.IndexFunc(b.list, func(q *queue) bool {
-			return q.records == 0 && q.flight == 0 && q.unchanged() && !q.saved
-		})
-		if i < 0 {
-			return nil
-		}
-		b.remove(b.list[i])
+	if own := topic == fleet.OwnLosses || topic == fleet.OwnJobs; !own && !b.hasRoom(class) {
+		return nil
 	}
 	b.number++
 	q := &queue{number: b.number, topic: topic, class: class, kept: 1, first: 1, next: 1}
 	b.insert(q)
 	return q
+}
+
+// hasRoom makes room for one more queue of a class, if there is none. Each class has its own, so that readings do not keep alerts out. Caller holds mu.
+func (b *outbox) hasRoom(class fleet.Class) bool {
+	n := 0
+	var finished []*queue
+	for _, q := range b.list {
+		if q.class != class {
+			continue
+		}
+		if n++; q.records == 0 && q.flight == 0 {
+			finished = append(finished, q)
+		}
+	}
+	if n < maxTopics {
+		return true
+	}
+	if len(finished) == 0 {
+		return false
+	}
+	onDisk := false
+	for _, q := range finished {
+		q.spare = q.first
+		if onDisk = onDisk || q.saved; !q.saved {
+			b.remove(q)
+			return true
+		}
+	}
+	return onDisk && b.commit(durable) == nil
 }
 
 // add adds records, in their order. If one of them is of a durable class, they are on the disk when it returns nil; when it returns an error
@@ -160,11 +183,17 @@ func (b *outbox) addLocked(records ...*record) error {
 	now := b.clock.now()
 	for _, r := range records {
 		if durable(r.class) {
-			if b.seen.has(r.id) {
+			before, known := b.seen.topic(r.id)
+			other := otherID(r.topic, r.id)
+			if _, twice := b.seen.topic(other); twice || known && before == r.topic {
 				b.duplicates++
 				continue
 			}
-			b.seen.add(r.id)
+			if known { // somebody has said the same message on two topics, and the engine would take the second for a repetition
+				renamed := *r
+				renamed.id, r = other, &renamed
+			}
+			b.seen.add(r.id, r.topic)
 			write = true
 		}
 		q := b.queueOf(r.topic, r.class)
@@ -217,12 +246,15 @@ func (b *outbox) commit(spill func(fleet.Class) bool) error {
 	var dones []func()
 	var gone []*queue
 	for _, q := range b.list {
+		if q.records == 0 && q.flight == 0 { // there may be holes
+			q.first = q.next
+		}
 		with := spill(q.class) && len(q.recent) > 0
+		if q.saved && !with && q.finished() {
+			batch.Delete(queueKey(q.number))
+			gone = append(gone, q)
+		}
 		if !with && q.unchanged() {
-			if q.saved && q.records == 0 && q.flight == 0 {
-				batch.Delete(queueKey(q.number))
-				gone = append(gone, q)
-			}
 			continue
 		}
 		if with && !q.saved {
@@ -285,6 +317,9 @@ func (b *outbox) tick(connected bool) error {
 		return nil
 	}
 	b.enforce()
+	for _, q := range b.list {
+		q.letGo()
+	}
 	spill := durable
 	now := b.clock.now()
 	if !connected || b.memory > spillAt || b.failed != nil || slices.ContainsFunc(b.list, func(q *queue) bool {
@@ -303,6 +338,9 @@ func (b *outbox) close() error {
 		return nil
 	}
 	b.tried = time.Time{}
+	for _, q := range b.list {
+		q.spare = q.first
+	}
 	err := b.commit(all)
 	b.closed = true
 	if b.memory > 0 {

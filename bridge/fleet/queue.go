@@ -20,6 +20,7 @@ type queue struct {
 
 	// On the disk are the records from kept up to, not including, next. Those before first are sent or dropped, and still to be deleted.
 	kept, first, next uint64
+	spare, older      uint64   // of those before first, the ones before spare may be deleted; older is what first was at the last tick
 	holes             []uint64 // of them, those that are done with before their turn
 	maybe             uint64   // records up to it may be on the disk too, though their commit failed
 	ahead             []entry  // the next of those on the disk; all of them as long as they are few
@@ -37,6 +38,7 @@ type queue struct {
 
 const (
 	lookAhead = 160 // entries of a queue that are read at once
+	leastKept = 16  // of those that are done with, the last ones, which stay until the next tick but one
 	maxKept   = 64  // records that are done with and not deleted yet; lookAhead exceeds it, so that they are recognised
 )
 
@@ -143,23 +145,31 @@ func (q *queue) body(s *store.Store, e *entry) (r record, err error) {
 	return r, nil
 }
 
+// deletable is before which record all may be deleted on the disk.
+func (q *queue) deletable() uint64 { return max(q.kept, min(q.spare, q.first)) }
+
+// letGo lets go of what was done with before the last tick. Until then it stays, so that after a crash it is known as done with: the bus may not have had its
+// acknowledgement yet, and would say it again.
+func (q *queue) letGo() { q.spare, q.older = max(q.spare, q.older), q.first }
+
 // write adds to b what is to change on the disk: deletions, and with all the records that are in memory only. done is to be called when it is there.
 func (q *queue) write(b *store.Batch, all bool) (done func()) {
-	if q.kept < q.first {
-		if q.first-q.kept <= 4 {
-			for seq := q.kept; seq < q.first; seq++ {
+	kept := q.deletable()
+	if q.kept < kept {
+		if kept-q.kept <= 4 {
+			for seq := q.kept; seq < kept; seq++ {
 				b.Delete(recordKey(q.number, seq))
 			}
 		} else {
-			b.DeleteRange(recordKey(q.number, q.kept), recordKey(q.number, q.first))
+			b.DeleteRange(recordKey(q.number, q.kept), recordKey(q.number, kept))
 		}
 	}
 	for _, seq := range q.holes {
-		if seq >= q.first {
+		if seq >= kept {
 			b.Set(recordKey(q.number, seq), gapMark(1))
 		}
 	}
-	first, next, wrote := q.first, q.next, 0
+	next, wrote := q.next, 0
 	if all && len(q.recent) > 0 || q.maybe > 0 {
 		if q.maybe > 0 {
 			b.DeleteRange(recordKey(q.number, q.next), recordKey(q.number, q.maybe+1))
@@ -176,7 +186,7 @@ func (q *queue) write(b *store.Batch, all bool) (done func()) {
 		}
 	}
 	return func() {
-		q.kept, q.maybe, q.holes = first, 0, nil
+		q.kept, q.maybe, q.holes = kept, 0, nil
 		complete := !q.onDisk() || len(q.ahead) > 0 && q.ahead[len(q.ahead)-1].seq+1 == q.next
 		for i := range wrote {
 			e := q.recent[i]
@@ -195,7 +205,10 @@ func (q *queue) write(b *store.Batch, all bool) (done func()) {
 }
 
 // unchanged reports whether nothing of it is to be written, but for records that are in memory only.
-func (q *queue) unchanged() bool { return q.kept == q.first && q.maybe == 0 && len(q.holes) == 0 }
+func (q *queue) unchanged() bool { return q.kept == q.deletable() && q.maybe == 0 && len(q.holes) == 0 }
+
+// finished reports whether it has nothing, and once all that may be deleted is, also nothing on the disk.
+func (q *queue) finished() bool { return q.records == 0 && q.flight == 0 && q.deletable() == q.first }
 
 // skip removes a record that is not the first, and reports whether it was found.
 func (q *queue) skip(order uint64) (e entry, found bool) {

@@ -53,8 +53,17 @@ func (b *outbox) isFirst(q *queue) bool {
 // begin returns the head of a queue. Caller holds mu.
 func (b *outbox) begin(q *queue) (s sending, ok bool) {
 	// What is deleted a little later is recognised after a crash as long as it is near the head, and what follows it is on the disk too.
-	if q.first-q.kept >= maxKept || q.kept < q.first && !q.onDisk() {
+	switch {
+	case q.kept < q.first && !q.onDisk():
+		q.spare = q.first
 		_ = b.commit(durable) // without a disk it has to go on; that is logged
+	case q.first-q.kept >= maxKept:
+		for _, q := range b.list { // one commit for all
+			if q.first > leastKept {
+				q.spare = max(q.spare, q.first-leastKept)
+			}
+		}
+		_ = b.commit(durable)
 	}
 	e, err := q.head(b.store)
 	if err != nil || e == nil {

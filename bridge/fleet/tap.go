@@ -3,6 +3,7 @@ package fleet
 import (
 	"context"
 	"fmt"
+	"maps"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -27,8 +28,9 @@ type tap struct {
 
 	taken, looped, thinned atomic.Uint64
 
-	mu    sync.Mutex // guards rates
+	mu    sync.Mutex // guards the fields below
 	rates map[string]*allowance
+	swept time.Time // of those that are full, which are as if they were not there
 }
 
 // openTap connects to the bus and subscribes.
@@ -43,14 +45,17 @@ func openTap(ctx context.Context, u *Uplink) (*tap, error) {
 	if t.c, err = client.Connect(ctx, far); err != nil {
 		return nil, err
 	}
-	for i, f := range u.o.Up {
+	for _, i := range t.selection.bySpecificity() {
+		f := u.o.Up[i]
 		queue := client.Queue{Max: 1000} // beyond it the broker keeps what comes
 		if f.Class == fleet.State {
 			queue.Full = client.Latest
 		}
-		_, err := t.c.Subscribe(ctx, f.Filter, func(_ context.Context, d *client.Delivery) { t.hear(i, d) },
-			client.WithNoLocal(), client.WithQueue(queue))
-		if err != nil {
+		options := []client.SubscribeOption{client.WithNoLocal(), client.WithQueue(queue)}
+		if durable(f.Class) {
+			options = append(options, client.WithLateAck())
+		}
+		if _, err := t.c.Subscribe(ctx, f.Filter, func(_ context.Context, d *client.Delivery) { t.hear(i, d) }, options...); err != nil {
 			return t, fmt.Errorf("filter %s: %w", f.Filter, err)
 		}
 	}
@@ -101,7 +106,7 @@ func (t *tap) hear(i int, d *client.Delivery) {
 		}
 		return
 	}
-	r := &record{topic: d.Topic, class: f.Class, id: recordID(d.Topic, &d.Message, body), body: body, count: 1, arrival: arrival}
+	r := &record{topic: d.Topic, class: f.Class, id: recordID(t.u.o.Mower+"/"+d.Topic, &d.Message, body), body: body, count: 1, arrival: arrival}
 	r.compress()
 	t.put(r)
 }
@@ -114,6 +119,10 @@ func (t *tap) put(r *record) {
 func (t *tap) allowed(name string, rate int) bool {
 	t.mu.Lock()
 	a := t.rates[name]
+	if now := time.Now(); a == nil && len(t.rates) >= maxSlots && now.Sub(t.swept) > time.Second {
+		t.swept = now
+		maps.DeleteFunc(t.rates, func(_ string, old *allowance) bool { return old.isFull(now) })
+	}
 	if a == nil && len(t.rates) < maxSlots {
 		each := float64(rate) / 60
 		a = &allowance{most: max(2, 10*each), each: each}
@@ -179,4 +188,11 @@ func (a *allowance) take(now time.Time) bool {
 	}
 	a.left--
 	return true
+}
+
+// isFull reports whether as much may happen as when nothing ever has.
+func (a *allowance) isFull(now time.Time) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.left+a.each*now.Sub(a.at).Seconds() >= a.most
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -15,7 +14,6 @@ import (
 
 	"github.com/lawnberry/lawnberry/internal/fleet"
 	"github.com/lawnberry/lawnberry/internal/seal"
-	"github.com/lawnberry/lawnberry/internal/store"
 	"github.com/lawnberry/lawnberry/safety"
 	"github.com/lawnberry/lawnberry/service"
 )
@@ -33,9 +31,7 @@ type Uplink struct {
 	latest  *latest
 	tap     *tap
 	down    *downlink
-	keys    *seal.Ring   // of operators; nil without
-	aside   *store.Store // of the way down, without a disk of its own
-	asideAt string
+	keys    *seal.Ring // of operators; nil without
 	session string
 
 	presenceEvery, lossesEvery time.Duration
@@ -118,29 +114,21 @@ func (u *Uplink) setup(ctx context.Context) (err error) {
 	return err
 }
 
-// startDown starts the way down.
+// startDown starts the way down. That the emergency stop can be engaged from the fleet needs no disk. Commands do, so that none runs twice.
 func (u *Uplink) startDown() (err error) {
-	permits, disk := u.o.Down, u.box.disk()
-	if disk == nil {
-		// That the emergency stop can be engaged from the fleet needs no disk. Commands do, so that none runs twice.
-		u.log.Error("the fleet cannot give commands to this mower, but for the emergency stop, until the outbox can be written and serve is started again")
-		permits = nil
-		dir, err := os.MkdirTemp("", "lawnberry-fleet-")
-		if err != nil {
-			u.log.Error("the fleet cannot engage the emergency stop of this mower", "error", err)
-			return nil
-		}
-		u.asideAt = dir
-		if u.aside, err = store.Open(dir, store.Options{Logger: u.log, Sync: store.Never}); err != nil {
-			u.log.Error("the fleet cannot engage the emergency stop of this mower", "error", err)
-			return nil
-		}
-		disk = u.aside
-	}
-	u.down, err = newDownlink(downlinkOptions{
-		mower: u.o.Mower, service: u.svc, latch: u.latch, store: disk, permits: permits, keys: u.keys, unsigned: u.o.Unsigned,
+	o := downlinkOptions{
+		mower: u.o.Mower, service: u.svc, latch: u.latch, store: u.box.disk(), permits: u.o.Down, keys: u.keys, unsigned: u.o.Unsigned,
 		limits: u.o.Client.Limits, logger: u.log, end: u.jobEnded,
-	})
+	}
+	const without = "the fleet cannot give commands to this mower, but for the emergency stop, until the outbox can be written and serve is started again"
+	if o.store == nil {
+		u.log.Error(without)
+	}
+	if u.down, err = newDownlink(o); err != nil && o.store != nil {
+		u.log.Error(without, "error", err)
+		o.store = nil
+		u.down, err = newDownlink(o)
+	}
 	if err != nil {
 		return err
 	}
@@ -216,12 +204,6 @@ func (u *Uplink) Stop(ctx context.Context) error {
 	if u.box != nil {
 		u.seal(true)
 		errs = append(errs, u.box.close())
-	}
-	if u.aside != nil {
-		errs = append(errs, u.aside.Close())
-	}
-	if u.asideAt != "" {
-		errs = append(errs, os.RemoveAll(u.asideAt))
 	}
 	return errors.Join(errs...)
 }

@@ -53,6 +53,7 @@ func ParseMQTTTopic(name string) (mower, kind, rest string, err error) {
 const (
 	mqttKeepAlive = 20 * time.Second
 	mqttProbe     = 10 * time.Second // a dead connection is noticed within three of these
+	mqttConfirm   = 10 * time.Second // for the confirmation of a subscription
 	mqttTakenOver = 30 * time.Second // before the place of another client with the same id is taken, and as much again at random
 )
 
@@ -238,10 +239,28 @@ func (c *MQTTConn) Await(ctx context.Context, r *client.Receipt) (unheard bool, 
 	return false, err
 }
 
-// Hear subscribes to a filter at QoS 1. Messages of this connection do not come.
+// Hear subscribes to a filter at QoS 1. Messages of this connection do not come. It returns an error when the connection is lost meanwhile, which the client
+// beneath would wait out, and when the broker has not confirmed the subscription in 10 s.
 func (c *MQTTConn) Hear(ctx context.Context, filter string, h client.Handler, opts ...client.SubscribeOption) (*client.Subscription, error) {
 	opts = append([]client.SubscribeOption{client.WithMaxQoS(1), client.WithNoLocal()}, opts...)
-	return c.Subscribe(ctx, topic.Absolute(filter), h, opts...)
+	limited, cancel := context.WithTimeoutCause(ctx, mqttConfirm, fmt.Errorf("the broker has not confirmed the subscription to %s in %s", filter, mqttConfirm))
+	defer cancel()
+	limited, cut := context.WithCancelCause(limited)
+	defer cut(nil)
+	waiting := make(chan struct{})
+	defer close(waiting)
+	go func() {
+		select {
+		case <-c.lost:
+			cut(ErrMQTTLost)
+		case <-waiting:
+		}
+	}()
+	s, err := c.Subscribe(limited, topic.Absolute(filter), h, opts...)
+	if err != nil && limited.Err() != nil && ctx.Err() == nil {
+		err = context.Cause(limited)
+	}
+	return s, err
 }
 
 // retainedGrace is how long after its confirmation of a subscription a broker has to begin to send what it retains: there is no word for
