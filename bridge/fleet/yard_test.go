@@ -115,9 +115,7 @@ func (y *yard) streams() {
 	eventually(y.t, "the streams are there", func() bool {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		_, err := y.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
-			Name: fleet.StreamJobs, Subjects: []string{"lawnberry.*.jobs.>"}, Retention: jetstream.WorkQueuePolicy, AllowDirect: true, AllowMsgTTL: true, Replicas: replicas,
-		})
+		_, err := y.js.CreateOrUpdateStream(ctx, jobsBucket(y.t, replicas))
 		if err == nil {
 			_, err = y.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 				Name: fleet.StreamEvents, Subjects: []string{"lawnberry.*.fleet.>"}, AllowDirect: true, Replicas: replicas,
@@ -130,6 +128,14 @@ func (y *yard) streams() {
 		}
 		return err == nil
 	})
+}
+
+// jobsBucket is the bucket of jobs as an engine has it.
+func jobsBucket(t testing.TB, replicas int) jetstream.StreamConfig {
+	t.Helper()
+	all, err := fleet.Streams(fleet.Limits{Mowers: 200}, replicas)
+	check(t, err)
+	return all[slices.IndexFunc(all, func(c jetstream.StreamConfig) bool { return c.Name == "KV_"+fleet.BucketJobs })]
 }
 
 // present says that the mower is there, as its uplink does.
