@@ -41,6 +41,8 @@ type yard struct {
 	private string // the operator's
 	dir     string // of the ledger
 	down    *downlink
+	box     jobBox   // of the mower's jobs, instead of that of the engine
+	list    *jobList // with box; nobody looks at it by itself
 	stop    func()
 	rights  []nats.Option // of the mower's connection
 	nc      *nats.Conn    // the operator's
@@ -266,7 +268,12 @@ func (y *yard) start(adjust func(*downlinkOptions)) {
 	nc := y.connect("mower", append([]nats.Option{nats.CustomInboxPrefix(fleet.InboxPrefix(yardMower))}, y.rights...)...)
 	y.down, err = newDownlink(o)
 	check(y.t, err)
-	check(y.t, y.down.start(nc))
+	if y.box == nil {
+		check(y.t, y.down.start(nc))
+	} else {
+		check(y.t, y.down.hear(nc))
+		y.list = newJobList(y.down, y.box)
+	}
 	down, once := y.down, sync.Once{}
 	y.stop = func() {
 		once.Do(func() {
