@@ -325,7 +325,9 @@ func (l *jobList) doJob(j *fleet.KeptJob, t *takenJob) (removed uint64, after ti
 	if !t.told {
 		in := inbound{
 			lane: laneJob, service: j.Service, body: j.Body, header: headersOf(j), received: time.Now(),
-			kept: &keptJob{id: j.ID, begunBefore: j.Begun != nil && j.Begun.By != l.session, begin: func() error { return l.begin(j) }, unbegin: func() { l.unbegin(j) }},
+			kept: &keptJob{
+				id: j.ID, begunBefore: j.Begun != nil && j.Begun.By != l.session, begin: func() error { return l.begin(j) }, unbegin: func() { l.unbegin(j) },
+			},
 		}
 		switch l.d.takeJob(in) {
 		case fateLater:
@@ -388,8 +390,8 @@ func (l *jobList) inDoubt(s fleet.StoredJobs, why error) {
 	l.doubted = is
 	l.mu.Unlock()
 	l.d.malformed.Add(1)
-	l.d.log.Error("the mower's list of jobs at the fleet's engine cannot be read: none is run until an operator has removed it, and the emergency stop is engaged, "+
-		"since there may be one in it", "bucket", fleet.BucketJobs, "sequence", s.Sequence, "error", why)
+	l.d.log.Error("the mower's list of jobs at the fleet's engine cannot be read: none is run until an operator has removed it, and the emergency stop is "+
+		"engaged, since there may be one in it", "bucket", fleet.BucketJobs, "sequence", s.Sequence, "error", why)
 	select {
 	case l.d.stopping <- struct{}{}:
 	case <-l.d.ctx.Done():

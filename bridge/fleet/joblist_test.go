@@ -56,7 +56,8 @@ func (y *yard) kept(service, command string, parameters any, expires time.Time) 
 	check(y.t, err)
 	ring, err := seal.Open(y.private, yardLogger(y.t))
 	check(y.t, err)
-	sig, err := ring.Sign(seal.Ed25519, &seal.Subject{Topic: fleet.JobTopic(yardMower, service), ID: m.Metadata.ID, Timestamp: m.Metadata.Timestamp, Payload: body})
+	of := &seal.Subject{Topic: fleet.JobTopic(yardMower, service), ID: m.Metadata.ID, Timestamp: m.Metadata.Timestamp, Payload: body}
+	sig, err := ring.Sign(seal.Ed25519, of)
 	check(y.t, err)
 	return fleet.KeptJob{
 		ID: m.Metadata.ID, Service: service, Body: body, Added: time.Now(), Expires: expires,
@@ -181,13 +182,16 @@ func TestCancelAgainstBegin(t *testing.T) {
 // through it, and the operator can remove it.
 func TestUnreadableJobs(t *testing.T) {
 	t.Parallel()
-	for _, garbage := range []string{`{"jobs":[{"id":"x","service":"emergency_st`, `{"jobs":[{"id":7}]}`, `[]`, `{}`, "\x00\xff", `{"jobs":[{"id":"x","body":"%"}]}`} {
+	for _, garbage := range []string{
+		`{"jobs":[{"id":"x","service":"emergency_st`, `{"jobs":[{"id":7}]}`, `[]`, `{}`, "\x00\xff", `{"jobs":[{"id":"x","body":"%"}]}`,
+	} {
 		t.Run(garbage, func(t *testing.T) {
 			t.Parallel()
 			y := newBareYard(t, natstest.Start(t))
 			ctx := testContext(t)
 			other, err := y.anna.AddJob(ctx, "m-2", "navigation", "count", nil, time.Now().Add(time.Hour), 0)
 			check(t, err)
+			y.release() // it is engaged where it was never released
 			y.putList([]byte(garbage))
 			before := y.stored()
 			y.start(nil)
@@ -202,7 +206,8 @@ func TestUnreadableJobs(t *testing.T) {
 			if code(err) != client.CodeRefused || !strings.Contains(err.Error(), "--unreadable") {
 				t.Errorf("a job is added: %v", err)
 			}
-			if jobs, err := y.anna.Jobs(ctx, ""); !errors.Is(err, fleet.ErrJobsUnreadable) || !strings.Contains(err.Error(), yardMower) || len(jobs) != 1 || jobs[0].ID != other {
+			jobs, err := y.anna.Jobs(ctx, "")
+			if !errors.Is(err, fleet.ErrJobsUnreadable) || !strings.Contains(err.Error(), yardMower) || len(jobs) != 1 || jobs[0].ID != other {
 				t.Errorf("%+v, %v", jobs, err)
 			}
 			if _, err := y.anna.CancelJob(ctx, yardMower, "x"); !errors.Is(err, fleet.ErrJobsUnreadable) {
@@ -306,6 +311,7 @@ func TestStopInJobs(t *testing.T) {
 	nameless := y.kept(fleet.StopService, fleet.StopCommand, nil, time.Now().Add(time.Hour))
 	nameless.ID = ""
 	release := y.kept(fleet.StopService, "release", nil, time.Now().Add(time.Hour))
+	y.release()
 	y.start(func(o *downlinkOptions) { o.permits, o.keys = nil, nil })
 	for what, j := range map[string]fleet.KeptJob{
 		"late": late, "unsigned": unsigned, "begun": begun, "without an id in the list": nameless,
@@ -333,25 +339,51 @@ func TestStopInJobs(t *testing.T) {
 func TestMarkedJob(t *testing.T) {
 	t.Parallel()
 	y := newBareYard(t, natstest.Start(t))
-	marked, renamed := y.kept("navigation", "count", named("marked"), time.Now().Add(time.Hour)), y.kept("navigation", "count", named("renamed"), time.Now().Add(time.Hour))
+	hour := time.Now().Add(time.Hour)
+	marked, renamed := y.kept("navigation", "count", named("marked"), hour), y.kept("navigation", "count", named("renamed"), hour)
+	late := y.kept("navigation", "count", named("late"), time.Now().Add(-time.Hour))
 	marked.Begun = &fleet.JobMark{Time: time.Now(), By: "another"}
+	late.Begun = marked.Begun
 	renamed.ID = "other"
-	y.putList(listOf(t, marked, renamed))
+	y.putList(listOf(t, marked, renamed, late))
 	jobs, err := y.anna.Jobs(testContext(t), yardMower)
-	if err != nil || len(jobs) != 2 || !jobs[0].Begun || jobs[1].Begun {
+	if err != nil || len(jobs) != 3 || !jobs[0].Begun || jobs[1].Begun {
 		t.Errorf("%+v, %v", jobs, err)
 	}
 	if begun, err := y.anna.CancelJob(testContext(t), yardMower, marked.ID); !begun || err != nil {
 		t.Errorf("%v, %v", begun, err)
 	}
 	y.start(nil)
-	if e := y.end(marked.ID); e.Success || e.Code != fleet.CodeUnknown {
-		t.Errorf("%+v", e)
+	for _, j := range []fleet.KeptJob{marked, late} {
+		if e := y.end(j.ID); e.Success || e.Code != fleet.CodeUnknown {
+			t.Errorf("%+v", e)
+		}
 	}
-	eventually(t, "the other ends", func() bool { y.mu.Lock(); defer y.mu.Unlock(); return len(y.ends) == 2 })
+	eventually(t, "the other ends", func() bool { y.mu.Lock(); defer y.mu.Unlock(); return len(y.ends) == 3 })
 	y.left(0)
-	if n := y.runs("navigation marked") + y.runs("navigation renamed"); n != 0 {
-		t.Errorf("%d ran", n)
+	if len(y.ran) != 0 {
+		t.Errorf("%v", y.ran)
+	}
+}
+
+// Of two uplinks with one name that begin a job at the same time one does.
+func TestMarkedMeanwhile(t *testing.T) {
+	t.Parallel()
+	y := newBareYard(t, natstest.Start(t))
+	box := &fakeBox{}
+	y.box = box
+	job := y.kept("navigation", "count", named("x"), time.Now().Add(time.Hour))
+	box.put(listOf(t, job))
+	marked := job
+	marked.Begun = &fleet.JobMark{Time: time.Now(), By: "another"}
+	box.put(listOf(t, marked))
+	box.set(1, nil)
+	y.start(nil)
+	_, err := y.list.look()
+	check(t, err)
+	y.idle()
+	if e := y.end(job.ID); e.Code != fleet.CodeUnknown || y.runs("navigation x") != 0 {
+		t.Errorf("%+v, %v", e, y.ran)
 	}
 }
 
@@ -449,6 +481,7 @@ func TestJobsOfAReplicaBehind(t *testing.T) {
 	stop := y.kept(fleet.StopService, fleet.StopCommand, nil, hour)
 	box.put(listOf(t, back))
 	box.put(listOf(t, stays))
+	y.release()
 	y.start(nil)
 
 	// Only the job that was taken back is seen.
@@ -529,6 +562,7 @@ func TestJobsWithoutMark(t *testing.T) {
 	job := y.kept("navigation", "count", named("x"), hour)
 	box.put(listOf(t, job, y.kept(fleet.StopService, fleet.StopCommand, nil, hour)))
 	box.set(0, errors.New("no quorum"))
+	y.release()
 	y.start(nil)
 	_, err := y.list.look()
 	check(t, err)

@@ -112,8 +112,8 @@ func (k *keptJob) check(r *request) error {
 
 // errNoRecord is of a job that was about to be begun by a process before this one, which has left no record of it.
 func errNoRecord() error {
-	return &client.CommandError{Code: fleet.CodeUnknown, Message: "it may have run: an uplink of the mower that has ended was about to begin it, and its record of that is gone; " +
-		"ask for the state that it should have led to"}
+	text := "it may have run: an uplink of the mower that has ended was about to begin it, and its record of that is gone; ask for the state that it should have led to"
+	return &client.CommandError{Code: fleet.CodeUnknown, Message: text}
 }
 
 // mark has the engine note that a claimed job is begun. If it cannot be begun then, the claim is given up, and f is its fate.

@@ -56,6 +56,7 @@ func TestJobs(t *testing.T) {
 	if _, err := y.anna.CancelJob(ctx, yardMower, ids[9]); !errors.Is(err, fleet.ErrNoJob) {
 		t.Errorf("cancelled twice: %v", err)
 	}
+	y.release() // it is engaged where it was never released
 	y.start(func(o *downlinkOptions) { o.permits = []string{"navigation/*"} })
 	for i, id := range ids {
 		if i == 9 {

@@ -240,7 +240,8 @@ func (o *NATSOperator) AddJob(ctx context.Context, mower, service, command strin
 		now := time.Now()
 		err := l.add(KeptJob{ID: d.id(), Service: service, Body: d.body, Headers: d.headers, Added: now.UTC(), Expires: deadline.UTC()}, now)
 		if errors.Is(err, errJobsFull) {
-			err = d.failed(client.CodeRefused, "its list of jobs is full: it has %d, and %d and %d KiB in all fit; wait until it has ended some, or take some back", len(l.Jobs), MaxJobs, MaxJobBytes>>10)
+			err = d.failed(client.CodeRefused, "its list of jobs is full: it has %d, and %d and %d KiB in all fit; wait until it has ended some, or take some back",
+				len(l.Jobs), MaxJobs, MaxJobBytes>>10)
 		}
 		return true, err
 	})
