@@ -11,7 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/nats-io/nats.go"
 
 	"github.com/lawnberry/lawnberry/internal/fleet"
@@ -30,11 +29,10 @@ type jobBox interface {
 // What it reads may be behind: any replica answers. So it marks a job as begun before that runs, which the engine takes only if the list is still
 // the one that it was; and what the ledger knows does not run again, whatever the list says.
 type jobList struct {
-	d       *downlink
-	box     jobBox
-	session string        // that marks are signed with
-	again   chan struct{} // holds a token when the list is to be looked at
-	nudged  chan struct{} // holds a token when somebody else has changed it
+	d      *downlink
+	box    jobBox
+	again  chan struct{} // holds a token when the list is to be looked at
+	nudged chan struct{} // holds a token when somebody else has changed it
 
 	change sync.Mutex // held while the list is being changed
 
@@ -87,13 +85,13 @@ const (
 
 var (
 	errJobGone     = errors.New("the job was taken back")
-	errBegunBefore = errors.New("the job was begun by another process of the uplink")
+	errBegunBefore = errors.New("the job was begun with another ledger")
 	errBehind      = errors.New("the replica that has answered is behind")
 )
 
 func newJobList(d *downlink, box jobBox) *jobList {
 	return &jobList{
-		d: d, box: box, session: uuid.NewString(), again: make(chan struct{}, 1), nudged: make(chan struct{}, 1), jobs: map[jobKey]*takenJob{},
+		d: d, box: box, again: make(chan struct{}, 1), nudged: make(chan struct{}, 1), jobs: map[jobKey]*takenJob{},
 	}
 }
 
@@ -326,7 +324,7 @@ func (l *jobList) doJob(j *fleet.KeptJob, t *takenJob) (removed uint64, after ti
 		in := inbound{
 			lane: laneJob, service: j.Service, body: j.Body, header: headersOf(j), received: time.Now(),
 			kept: &keptJob{
-				id: j.ID, begunBefore: j.Begun != nil && j.Begun.By != l.session, begin: func() error { return l.begin(j) }, unbegin: func() { l.unbegin(j) },
+				id: j.ID, begunBefore: j.Begun != nil && j.Begun.By != l.d.ledger.id, begin: func() error { return l.begin(j) }, unbegin: func() { l.unbegin(j) },
 			},
 		}
 		switch l.d.takeJob(in) {
@@ -420,10 +418,10 @@ func (l *jobList) begin(j *fleet.KeptJob) error {
 		if at < 0 {
 			return errJobGone
 		}
-		if b := list.Jobs[at].Begun; b != nil && b.By != l.session {
+		if b := list.Jobs[at].Begun; b != nil && b.By != l.d.ledger.id {
 			return errBegunBefore
 		}
-		list.Jobs[at].Begun = &fleet.JobMark{Time: time.Now().UTC(), By: l.session}
+		list.Jobs[at].Begun = &fleet.JobMark{Time: time.Now().UTC(), By: l.d.ledger.id}
 		return nil
 	})
 	return err

@@ -334,8 +334,8 @@ func TestStopInJobs(t *testing.T) {
 	}
 }
 
-// A job that was marked by a process that is gone, and of which the ledger knows nothing, may have run: it does not run again. One whose id in the list
-// is not its own is refused.
+// A job that was marked with a ledger that is gone may have run: it does not run again. One that was marked with this ledger, which knows nothing of it,
+// has not run: it does. One whose id in the list is not its own is refused.
 func TestMarkedJob(t *testing.T) {
 	t.Parallel()
 	y := newBareYard(t, natstest.Start(t))
@@ -361,8 +361,17 @@ func TestMarkedJob(t *testing.T) {
 	}
 	eventually(t, "the other ends", func() bool { y.mu.Lock(); defer y.mu.Unlock(); return len(y.ends) == 3 })
 	y.left(0)
+	id := y.down.ledger.id
+	y.stop()
 	if len(y.ran) != 0 {
 		t.Errorf("%v", y.ran)
+	}
+	own := y.kept("navigation", "count", named("own"), hour)
+	own.Begun = &fleet.JobMark{Time: time.Now(), By: id}
+	y.putList(listOf(t, own))
+	y.start(nil)
+	if e := y.end(own.ID); !e.Success || y.runs("navigation own") != 1 {
+		t.Errorf("%+v, %v", e, y.ran)
 	}
 }
 

@@ -27,7 +27,7 @@ const (
 // A keptJob is what a list of jobs knows of one, and can do for it; see jobList.
 type keptJob struct {
 	id          string // by which the list has it
-	begunBefore bool   // it was marked as begun by a process before this one
+	begunBefore bool   // it was marked as begun with another ledger than this one
 	begin       func() error
 	unbegin     func()
 }
@@ -110,9 +110,9 @@ func (k *keptJob) check(r *request) error {
 	return nil
 }
 
-// errNoRecord is of a job that was about to be begun by a process before this one, which has left no record of it.
+// errNoRecord is of a job that was marked as begun with another ledger: that of a disk that was lost, or of another uplink of this name.
 func errNoRecord() error {
-	text := "it may have run: an uplink of the mower that has ended was about to begin it, and its record of that is gone; ask for the state that it should have led to"
+	text := "it may have run: the mower was about to begin it, and has no record of what became of that; ask for the state that it should have led to"
 	return &client.CommandError{Code: fleet.CodeUnknown, Message: text}
 }
 

@@ -7,8 +7,8 @@
 //
 // The account FLEET has the streams and buckets, and those who look after the fleet are its users. Each mower has an account of its own, without
 // any storage, which imports from FLEET what it needs: that it may publish its history and its latest values, ask for the last message of one
-// of its own subjects, read and change its list of jobs, hear its commands, and answer. Each import is for subjects with the id of the mower in them, and needs a token
-// signed by FLEET. The subjects are the same on both sides, so a mower notices nothing of it.
+// of its own subjects, read and change its list of jobs, hear its commands, and answer. Each import is for subjects with the id of the mower in
+// them, and needs a token signed by FLEET. The subjects are the same on both sides, so a mower notices nothing of it.
 //
 // # Why an account for each mower
 //

@@ -49,7 +49,7 @@ type KeptJob struct {
 // made sure that it will not.
 type JobMark struct {
 	Time time.Time `json:"time"`
-	By   string    `json:"by"` // differs with each start of the uplink
+	By   string    `json:"by"` // the record of commands on the mower's disk, which knows whether the job has run; another disk has another
 }
 
 // ErrJobsUnreadable is a list of jobs that is none. Nobody but an operator who means it removes it, as newer programs may know what it says.
