@@ -1,19 +1,23 @@
 package fleet
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/lawnberry/lawnberry/client"
+	"github.com/lawnberry/lawnberry/internal/faultnet"
 	"github.com/lawnberry/lawnberry/internal/fleet"
 	"github.com/lawnberry/lawnberry/internal/mosquittotest"
 	"github.com/lawnberry/lawnberry/internal/seal"
@@ -392,6 +396,163 @@ func TestMQTTView(t *testing.T) {
 	eventually(t, "the view is back", func() bool { l := v.Link(); return l.Current && l.Copies > 3 })
 	check(t, w.c.Publish(testContext(t), "power/battery", battery(t, 61)))
 	eventually(t, "the battery is seen anew", is(true, 61))
+}
+
+// An uplink at a broker with a certificate of a private authority, which asks for a login: what is wrong is said, and is mended without a new start.
+func TestMQTTSUplink(t *testing.T) {
+	dir := t.TempDir()
+	lines, ca := mosquittotest.TLS(t)
+	_, other := mosquittotest.TLS(t)
+	passwords := filepath.Join(dir, "passwords")
+	for _, user := range []string{"m-1", "anna"} {
+		mosquittotest.Password(t, passwords, user, "secret of "+user)
+	}
+	s := mosquittotest.Run(t, append(lines, "allow_anonymous false", "password_file "+passwords)...)
+	url := "mqtts://" + s.Address()
+	file := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		check(t, os.WriteFile(path, []byte(text), 0o600))
+		return path
+	}
+	copied := func(name, from string) string {
+		text, err := os.ReadFile(from)
+		check(t, err)
+		return file(name, string(text))
+	}
+	anna := fleet.Engine{URL: url, Credentials: file("anna", "anna\nsecret of anna\n"), CAFile: ca}
+	if _, err := (fleet.Engine{URL: url, Credentials: anna.Credentials, CAFile: other}).DialMQTT(testContext(t), fleet.MQTTSession{}); err == nil ||
+		!strings.Contains(err.Error(), "certificate") || fleet.IsMQTTRefusal(err) {
+		t.Errorf("with another authority: %v", err)
+	}
+	if _, err := (fleet.Engine{URL: url, Credentials: anna.Credentials}).DialMQTT(testContext(t), fleet.MQTTSession{}); err == nil ||
+		!strings.Contains(err.Error(), "certificate") {
+		t.Errorf("with the system's authorities: %v", err)
+	}
+	if _, err := (fleet.Engine{URL: "mqtt://" + s.Address(), Credentials: anna.Credentials}).DialMQTT(testContext(t), fleet.MQTTSession{}); err == nil {
+		t.Error("a login was sent without TLS, and taken")
+	}
+	c, err := anna.DialMQTT(testContext(t), fleet.MQTTSession{})
+	check(t, err)
+	t.Cleanup(func() { c.Close(context.Background()) })
+	var heard sync.Map // by topic
+	_, err = c.Hear(testContext(t), "lawnberry/fleet/m-1/#", func(_ context.Context, d *client.Delivery) {
+		heard.Store(d.FullTopic(), len(fleet.MQTTBody(d)) > 0)
+	})
+	check(t, err)
+	has := func(name string) func() bool {
+		return func() bool {
+			there, known := heard.Load(name)
+			return known && there == true
+		}
+	}
+
+	m := newMower(t)
+	log := &logged{}
+	engine := fleet.Engine{URL: url, Credentials: file("m-1", "m-1\nguessed-secret\n"), CAFile: copied("ca.pem", other)}
+	m.up(url, func(o *Options) { o.Engine, o.Logger = engine, slog.New(slog.NewTextHandler(log, nil)) })
+	eventually(t, "the certificate is refused", func() bool { return log.has("certificate") })
+	if s := log.has("does not let us in"); s {
+		t.Error("the login was sent to a server that nobody vouches for")
+	}
+	m.say("system/events/a")
+	copied("ca.pem", ca)
+	eventually(t, "the login is refused", func() bool { return log.has("does not let us in") })
+	if log.has("guessed-secret") {
+		t.Error("the password is in the log")
+	}
+	if _, known := heard.Load(fleet.PresenceTopic("m-1")); known {
+		t.Error("the mower is online without a login")
+	}
+	file("m-1", "m-1\nsecret of m-1\n")
+	eventually(t, "the mower is online", has(fleet.PresenceTopic("m-1")))
+	eventually(t, "what it said meanwhile is there", has(fleet.HistoryTopic("m-1", "system/events/a")))
+}
+
+// A logged is what was logged.
+type logged struct {
+	mu   sync.Mutex // guards text
+	text strings.Builder
+}
+
+func (l *logged) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *logged) has(text string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Contains(l.text.String(), text)
+}
+
+// Another mower cannot answer for one, whatever it knows of the command.
+func TestMQTTAnswerOfAnother(t *testing.T) {
+	s := mosquittotest.Run(t)
+	engine := fleet.Engine{URL: "mqtt://" + s.Address()}
+	ctx := testContext(t)
+	c, err := engine.DialMQTT(ctx, fleet.MQTTSession{})
+	check(t, err)
+	defer c.Close(ctx)
+	_, err = c.Send(ctx, fleet.PresenceTopic("m-1"), []byte("{}"), client.WithQoS(1), client.WithRetain(true))
+	check(t, err)
+	var answer atomic.Pointer[string] // the mower in whose name it is
+	_, err = c.Hear(ctx, fleet.CommandTopic("m-1", "+"), func(ctx context.Context, d *client.Delivery) {
+		m, err := message.NewResponse("liar", message.Response{Success: true, Result: json.RawMessage(`{"engaged":true,"confirmed":true}`)})
+		check(t, err)
+		body, _, err := message.Encode(&m, message.Limits{})
+		check(t, err)
+		_, caller, _ := strings.Cut(d.ResponseTopic, "/answers/")
+		_, err = c.Send(ctx, fleet.AnswerTopic(*answer.Load(), caller), body, client.WithQoS(1), client.WithResponse("", d.CorrelationData))
+		check(t, err)
+	})
+	check(t, err)
+	op, err := fleet.NewMQTTOperator(engine, fleet.OperatorOptions{Name: "anna"})
+	check(t, err)
+	defer op.Close()
+	for mower, want := range map[string]bool{"m-1": true, "m-2": false} {
+		answer.Store(&mower)
+		limited, cancel := context.WithTimeout(ctx, 5*time.Second)
+		_, err := op.Stop(limited, "m-1", "")
+		cancel()
+		if (err == nil) != want {
+			t.Errorf("an answer of %s to a command to m-1: %v", mower, err)
+		}
+	}
+}
+
+// A broker that has nothing to say for a while, as the line to it is slow, has not said everything.
+func TestMQTTViewSlow(t *testing.T) {
+	s := mosquittotest.Run(t, "max_queued_messages 0")
+	engine := fleet.Engine{URL: "mqtt://" + s.Address()}
+	ctx := testContext(t)
+	c, err := engine.DialMQTT(ctx, fleet.MQTTSession{})
+	check(t, err)
+	defer c.Close(ctx)
+	large := bytes.Repeat([]byte("x"), 30_000)
+	const mowers = 3
+	for i := range mowers {
+		for _, name := range []string{fleet.StateTopic(fmt.Sprintf("m-%d", i), "camera/frame"), fleet.PresenceTopic(fmt.Sprintf("m-%d", i))} {
+			_, err := c.Send(ctx, name, large, client.WithQoS(1), client.WithRetain(true))
+			check(t, err)
+		}
+	}
+	p, err := faultnet.Start(s.Address())
+	check(t, err)
+	defer p.Close()
+	p.Set(faultnet.Down, faultnet.Faults{Rate: 15_000}) // two seconds for a message
+	v := fleet.OpenMQTTView(fleet.Engine{URL: "mqtt://" + p.Addr()}, fleet.ViewOptions{})
+	defer v.Close()
+	check(t, v.Wait(ctx))
+	all := v.Mowers()
+	for _, m := range all {
+		if !m.Online || m.Topic("camera/frame") == nil {
+			t.Errorf("%s: online %t, topics %v", m.ID, m.Online, m.Topics())
+		}
+	}
+	if len(all) != mowers {
+		t.Errorf("the view says that it has everything, and has %d of %d mowers", len(all), mowers)
+	}
 }
 
 func battery(t testing.TB, level float64) message.Message {

@@ -102,6 +102,7 @@ func Start(ctx context.Context, o Options) (_ *Uplink, err error) {
 	if err := u.startDown(); err != nil { // before the fleet is told that the mower is there
 		return nil, err
 	}
+	u.serveCondition()
 	again := []chan struct{}{make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{}, 1)}
 	u.work.Go(func() { u.watch(running, again) })
 	u.work.Go(func() { u.history.run(running, finish, again[0]) })

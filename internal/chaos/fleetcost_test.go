@@ -14,7 +14,7 @@ import (
 )
 
 // measureFleet prints what mowers cost, at both ends, while nothing is wrong.
-func measureFleet(t *testing.T, engine *natstest.Servers, all []*herd, d time.Duration) {
+func measureFleet(t *testing.T, what string, engine *natstest.Servers, all []*herd, d time.Duration) {
 	t.Helper()
 	var mowers []int
 	n := 0
@@ -26,22 +26,45 @@ func measureFleet(t *testing.T, engine *natstest.Servers, all []*herd, d time.Du
 	for i := range engine.Len() {
 		nodes = append(nodes, engine.PID(i))
 	}
-	type counts struct{ mowers, nodes, inMsgs, outMsgs, inBytes, outBytes float64 }
+	type traffic struct {
+		InMsgs   float64 `json:"in_msgs"`
+		OutMsgs  float64 `json:"out_msgs"`
+		InBytes  float64 `json:"in_bytes"`
+		OutBytes float64 `json:"out_bytes"`
+	}
+	add := func(to *traffic, v traffic) {
+		to.InMsgs += v.InMsgs
+		to.OutMsgs += v.OutMsgs
+		to.InBytes += v.InBytes
+		to.OutBytes += v.OutBytes
+	}
+	type counts struct {
+		mowers, nodes float64 // seconds of a core
+		lines, all    traffic // of connections of mowers, and of nodes with each other besides
+		stored        float64 // bytes, of all copies
+	}
 	now := func() (c counts) {
 		c.mowers, c.nodes = processorTime(t, mowers), processorTime(t, nodes)
 		for i := range engine.Len() {
-			var v struct {
-				InMsgs   float64 `json:"in_msgs"`
-				OutMsgs  float64 `json:"out_msgs"`
-				InBytes  float64 `json:"in_bytes"`
-				OutBytes float64 `json:"out_bytes"`
+			ask := func(what string, v any) {
+				a, err := http.Get(engine.MonitorURL(i) + what)
+				must(t, err, json.NewDecoder(a.Body).Decode(v), a.Body.Close())
 			}
-			a, err := http.Get(engine.MonitorURL(i) + "/varz")
-			must(t, err, json.NewDecoder(a.Body).Decode(&v), a.Body.Close())
-			c.inMsgs += v.InMsgs
-			c.outMsgs += v.OutMsgs
-			c.inBytes += v.InBytes
-			c.outBytes += v.OutBytes
+			var all traffic
+			var lines struct {
+				Connections []traffic `json:"connections"`
+			}
+			var stored struct {
+				Bytes float64 `json:"bytes"`
+			}
+			ask("/varz", &all)
+			ask("/connz?limit=2000", &lines)
+			ask("/jsz", &stored)
+			add(&c.all, all)
+			for _, v := range lines.Connections {
+				add(&c.lines, v)
+			}
+			c.stored += stored.Bytes
 		}
 		return c
 	}
@@ -49,10 +72,13 @@ func measureFleet(t *testing.T, engine *natstest.Servers, all []*herd, d time.Du
 	time.Sleep(d) // what is measured is a time
 	after, took := now(), time.Since(began).Seconds()
 	per := func(a, b float64) float64 { return (b - a) / took / float64(n) }
-	t.Logf("fleet: %d mowers, %.0f s; of a mower: bus, uplink and simulation %.2f ms of a core a second, %.1f MB; of the engine, three nodes: "+
-		"%.2f ms of a core a second, %.2f MB; %.2f messages/s in, %.2f out, %.0f bytes/s in, %.0f out, what the nodes say to each other included",
-		n, took, 1000*per(before.mowers, after.mowers), memory(t, mowers)/float64(n)/1e6, 1000*per(before.nodes, after.nodes), memory(t, nodes)/float64(n)/1e6,
-		per(before.inMsgs, after.inMsgs), per(before.outMsgs, after.outMsgs), per(before.inBytes, after.inBytes), per(before.outBytes, after.outBytes))
+	said := func(a, b traffic) string {
+		return fmt.Sprintf("%.2f messages/s and %.0f bytes/s in, %.2f and %.0f out", per(a.InMsgs, b.InMsgs), per(a.InBytes, b.InBytes), per(a.OutMsgs, b.OutMsgs), per(a.OutBytes, b.OutBytes))
+	}
+	t.Logf("fleet: %d mowers, %s, %.0f s; for each at its end %.2f ms of a core a second, %.1f MB; its connection %s; at the three nodes of the engine "+
+		"%.2f ms of a core a second, %.2f MB, %s with what they say to each other, %.0f bytes/s more stored in three copies",
+		n, what, took, 1000*per(before.mowers, after.mowers), memory(t, mowers)/float64(n)/1e6, said(before.lines, after.lines),
+		1000*per(before.nodes, after.nodes), memory(t, nodes)/float64(n)/1e6, said(before.all, after.all), per(before.stored, after.stored))
 }
 
 // processorTime returns the seconds that processes have computed.

@@ -31,7 +31,7 @@ const fleetEnv = "LAWNBERRY_TEST_FLEET"
 type fleetOrder struct {
 	First int     // number of the first mower
 	Count int     // of mowers
-	URL   string  // of the engine
+	URL   string  // of the engine; "" is that they have no uplink
 	Dir   string  // of all of them
 	Speed float64 // how many times faster than a real mower they say what they do
 }
@@ -156,7 +156,8 @@ func newSimulated(order fleetOrder, n int) (m *simulated, err error) {
 	defer cancel()
 	m = &simulated{}
 	home := filepath.Join(order.Dir, mowerName(n))
-	if m.broker, err = broker.Start(ctx, broker.Options{Dir: filepath.Join(home, "store")}); err != nil {
+	// Processes are killed here, not the machine: what the system has is safe.
+	if m.broker, err = broker.Start(ctx, broker.Options{Dir: filepath.Join(home, "store"), Sync: -1}); err != nil {
 		return nil, err
 	}
 	near := client.Options{Dial: m.broker.Dial, Probe: time.Hour}
@@ -165,11 +166,13 @@ func newSimulated(order fleetOrder, n int) (m *simulated, err error) {
 		up[i].Rate = 0 // that of what is said is enough
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
-	m.uplink, err = bridge.Start(ctx, bridge.Options{
-		Mower: mowerName(n), Version: "1.0.0", Client: near, Engine: fleet.Engine{URL: order.URL}, Dir: filepath.Join(home, "fleet"), Up: up, Logger: log,
-	})
-	if err != nil {
-		return nil, err
+	if order.URL != "" {
+		m.uplink, err = bridge.Start(ctx, bridge.Options{
+			Mower: mowerName(n), Version: "1.0.0", Client: near, Engine: fleet.Engine{URL: order.URL}, Dir: filepath.Join(home, "fleet"), Up: up, Logger: log,
+		})
+		if err != nil {
+			return nil, err
+		}
 	}
 	near.ID, near.CleanStart = "simulated", true
 	if m.c, err = client.Connect(ctx, near); err != nil {
@@ -257,6 +260,18 @@ func (h *herd) says(ctx context.Context) string {
 		h.t.Fatalf("the mowers from %s on do not go on", mowerName(h.order.First))
 		return ""
 	}
+}
+
+// startHerd starts mowers, and waits until all are there.
+func startHerd(ctx context.Context, t *testing.T, order fleetOrder) *herd {
+	t.Helper()
+	h := &herd{t: t, order: order}
+	t.Cleanup(h.kill)
+	h.start()
+	if line := h.says(ctx); line != "there" {
+		t.Fatalf("the mowers say %q", line)
+	}
+	return h
 }
 
 // kill ends the process by SIGKILL.

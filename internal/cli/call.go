@@ -108,7 +108,7 @@ func (t *tool) call(ctx context.Context, d *dialler, args []string, timed bool, 
 	if err := json.Indent(&pretty, result, "", "  "); err != nil {
 		return fmt.Errorf("result of %s %s: %w", target, command, err)
 	}
-	_, err = fmt.Fprintf(t.stdout, "%s\n", pretty.Bytes())
+	_, err = fmt.Fprintf(t.stdout, "%s\n", harmless(pretty.Bytes()))
 	return err
 }
 

@@ -18,6 +18,8 @@ import (
 // A fleetAccess is the flags that all verbs of the fleet have: where its engine is, and who asks.
 type fleetAccess struct {
 	url, credentials, ca, key string
+
+	stops bool // the verb gives no command but the emergency stop, which needs no key
 }
 
 func (t *tool) fleetVerbs() *cobra.Command {

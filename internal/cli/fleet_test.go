@@ -2,7 +2,13 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
+	"net/http/cookiejar"
+	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -32,23 +38,29 @@ func publisherOf(ts *testscript.TestScript) *fleettest.Publisher {
 }
 
 // cmdEngine returns the command engine: it starts a NATS server, makes it ready for a fleet, and names it in LAWNBERRY_FLEET_URL. With
-// "empty" it is not made ready. With "mqtt" it is a Mosquitto, at which the mower m-7 is online with a battery of 63.
+// "empty" it is not made ready. With "mqtt" it is a Mosquitto, at which the mower m-7 is online with a battery of 63; with "mqtts" too, which has a certificate
+// of the authority in ca.pem and lets in anna by the file anna.login. The authority in other.pem has nothing to do with it.
 func cmdEngine(t *testing.T) func(*testscript.TestScript, bool, []string) {
 	return func(ts *testscript.TestScript, _ bool, args []string) {
 		if len(args) > 0 && args[0] == "mqtt" {
-			e := fleet.Engine{URL: "mqtt://" + mosquittotest.Start(t)}
-			ts.Setenv("LAWNBERRY_FLEET_URL", e.URL)
-			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-			defer cancel()
-			c, err := e.DialMQTT(ctx, fleet.MQTTSession{})
-			ts.Check(err)
-			for name, body := range map[string]string{
-				fleet.PresenceTopic("m-7"): `{"mower":"m-7","interval":600}`, fleet.StateTopic("m-7", "power/battery"): `{"payload":{"data":{"level":63}}}`,
-			} {
-				_, err := c.Send(ctx, name, []byte(body), client.WithQoS(1), client.WithRetain(true))
+			retainMower(ts, fleet.Engine{URL: "mqtt://" + mosquittotest.Start(t)})
+			return
+		}
+		if len(args) > 0 && args[0] == "mqtts" {
+			lines, ca := mosquittotest.TLS(t)
+			_, other := mosquittotest.TLS(t)
+			for name, file := range map[string]string{"ca.pem": ca, "other.pem": other} {
+				text, err := os.ReadFile(file)
 				ts.Check(err)
+				ts.Check(os.WriteFile(ts.MkAbs(name), text, 0o600))
 			}
-			c.Close(ctx)
+			passwords, login := ts.MkAbs("passwords"), ts.MkAbs("anna.login")
+			mosquittotest.Password(t, passwords, "anna", "secret of anna")
+			ts.Check(os.WriteFile(login, []byte("anna\nsecret of anna\n"), 0o600))
+			retainMower(ts, fleet.Engine{
+				URL:         "mqtts://" + mosquittotest.Start(t, append(lines, "allow_anonymous false", "password_file "+passwords)...),
+				Credentials: login, CAFile: ca,
+			})
 			return
 		}
 		s := natstest.Start(t)
@@ -67,8 +79,76 @@ func cmdEngine(t *testing.T) func(*testscript.TestScript, bool, []string) {
 	}
 }
 
-// cmdMower publishes what the uplink of a mower would: mower ID [name=value...]. Names are online and offline (without a value), version, backlog, lost,
-// battery, state, stop, alert (type:severity:text), clear (type), x, y, and raw (topic:bytes, quoted as in Go).
+// retainMower names an engine in LAWNBERRY_FLEET_URL, at which the mower m-7 is online.
+func retainMower(ts *testscript.TestScript, e fleet.Engine) {
+	ts.Setenv("LAWNBERRY_FLEET_URL", e.URL)
+	retain(ts, e, map[string]string{
+		fleet.PresenceTopic("m-7"): `{"mower":"m-7","interval":600}`, fleet.StateTopic("m-7", "power/battery"): `{"payload":{"data":{"level":63}}}`,
+	})
+}
+
+func retain(ts *testscript.TestScript, e fleet.Engine, messages map[string]string) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	c, err := e.DialMQTT(ctx, fleet.MQTTSession{})
+	ts.Check(err)
+	defer c.Close(ctx)
+	for name, body := range messages {
+		_, err := c.Send(ctx, name, []byte(body), client.WithQoS(1), client.WithRetain(true))
+		ts.Check(err)
+	}
+}
+
+// cmdRetain has the MQTT engine retain what a mower says: retain MOWER TOPIC [BODY]. The topic is one of its state, or presence.
+func cmdRetain(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: retain MOWER TOPIC [BODY]")
+	}
+	name, body := fleet.StateTopic(args[0], args[1]), strings.Join(args[2:], " ")
+	if args[1] == "presence" {
+		name = fleet.PresenceTopic(args[0])
+	}
+	e := fleet.Engine{URL: ts.Getenv("LAWNBERRY_FLEET_URL")}
+	if strings.HasPrefix(e.URL, "mqtts:") {
+		e.CAFile, e.Credentials = ts.MkAbs("ca.pem"), ts.MkAbs("anna.login")
+	}
+	retain(ts, e, map[string]string{name: body})
+}
+
+// cmdPage waits until the page has something at a path: page PATTERN FILE PATH. The file is what fleet ui has printed.
+func cmdPage(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: page PATTERN FILE PATH")
+	}
+	pattern, err := regexp.Compile(args[0])
+	ts.Check(err)
+	var printed struct {
+		URL string `json:"url"`
+	}
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[1])), &printed))
+	jar, err := cookiejar.New(nil)
+	ts.Check(err)
+	c := http.Client{Jar: jar, Timeout: time.Minute, Transport: &http.Transport{DisableKeepAlives: true}}
+	base, _, _ := strings.Cut(printed.URL, "/?")
+	get := func(url string) (status int, body []byte) {
+		r, err := c.Get(url)
+		ts.Check(err)
+		defer r.Body.Close()
+		body, err = io.ReadAll(r.Body)
+		ts.Check(err)
+		return r.StatusCode, body
+	}
+	if status, body := get(printed.URL); status != http.StatusOK {
+		ts.Fatalf("the key: %d: %s", status, body)
+	}
+	poll(ts, fmt.Sprintf("the page has no %q at %s", args[0], args[2]), func() bool { // it may not know yet
+		status, body := get(base + args[2])
+		return status == http.StatusOK && pattern.Match(body)
+	})
+}
+
+// cmdMower publishes what the uplink of a mower would: mower ID [name=value...]. Names are online, offline and enrolled (without a value), version,
+// backlog, lost, battery, state, stop, alert (type:severity:text), clear (type), x, y, and raw (topic:bytes, quoted as in Go).
 func cmdMower(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 1 {
 		ts.Fatalf("usage: mower ID [name=value...]")
@@ -90,6 +170,8 @@ func cmdMower(ts *testscript.TestScript, neg bool, args []string) {
 			there = true
 		case "offline":
 			p.Leave(id)
+		case "enrolled":
+			p.Raw("$KV."+fleet.BucketMowers+"."+id, []byte("{}"), nil)
 		case "version":
 			presence.Version = value
 		case "backlog":

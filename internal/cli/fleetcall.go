@@ -79,7 +79,7 @@ A value of a pair is JSON if it can be read as such, else text: depth=3 is a num
 				return usagef("--timeout %s: want more than 0", timeout)
 			}
 			return f.withMowers(c.Context(), t, &s, "Send it to", func(ctx context.Context, o fleet.Operator, mowers []string) error {
-				return t.eachMower(ctx, mowers, s.most, func(ctx context.Context, mower string) mowerResult {
+				return t.eachMower(ctx, mowers, &s, func(ctx context.Context, mower string) mowerResult {
 					ctx, cancel := context.WithTimeout(ctx, timeout)
 					defer cancel()
 					result, err := o.Call(ctx, mower, args[0], args[1], parameters)
@@ -128,31 +128,54 @@ func parameterPairs(args []string) (json.RawMessage, error) {
 	return json.Marshal(object)
 }
 
-// eachMower asks mowers, prints what each has answered as it comes, and returns what went wrong.
-func (t *tool) eachMower(ctx context.Context, mowers []string, most int, ask func(ctx context.Context, mower string) mowerResult) error {
-	if most <= 0 {
-		return usagef("--parallel %d: want more than 0", most)
-	}
+// eachMower asks mowers, prints what each has answered as it comes, and returns what went wrong. Those that are selected by then as well are asked too, if
+// the selection has them.
+func (t *tool) eachMower(ctx context.Context, mowers []string, s *mowerSelection, ask func(ctx context.Context, mower string) mowerResult) error {
 	var mu sync.Mutex
 	var failed []mowerResult
 	asked := map[string]bool{}
-	err := fleet.ForEach(ctx, mowers, most, func(ctx context.Context, mower string) {
-		r := ask(ctx, mower)
-		mu.Lock()
-		defer mu.Unlock()
-		asked[mower] = true
-		if r.err != nil {
-			failed = append(failed, r)
+	several := len(mowers) > 1 || t.json && s.selected() // a program need not know how many there are
+	s.begun = true
+	round := func(mowers []string) error {
+		return fleet.ForEach(ctx, mowers, s.most, func(ctx context.Context, mower string) {
+			r := ask(ctx, mower)
+			mu.Lock()
+			defer mu.Unlock()
+			asked[mower] = true
+			if r.err != nil {
+				failed = append(failed, r)
+			}
+			t.printMower(r, several)
+		})
+	}
+	err := round(mowers)
+	var missing error
+	for s.more != nil && err == nil && ctx.Err() == nil {
+		var late []string
+		if late, missing = s.more(asked); len(late) == 0 {
+			break
 		}
-		t.printMower(r, len(mowers) > 1)
-	})
+		mowers = append(mowers, late...)
+		err = round(late)
+	}
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
-	if len(failed) == 0 {
-		return err
+	for _, m := range mowers {
+		if asked[m] {
+			continue
+		}
+		r := mowerResult{Mower: m, Code: client.CodeCancelled, Error: "not asked", err: failf(exitFailed, "%s: not asked", m)}
+		if s.stops {
+			r.Error = notStopped + r.Error
+		}
+		failed = append(failed, r)
+		t.printMower(r, several)
 	}
-	if len(mowers) == 1 && !errors.Is(err, errInterrupted) {
+	if len(failed) == 0 {
+		return errors.Join(err, missing)
+	}
+	if len(mowers) == 1 && err == nil && missing == nil {
 		return failed[0].err
 	}
 	slices.SortFunc(failed, func(a, b mowerResult) int { return strings.Compare(a.Mower, b.Mower) })
@@ -164,15 +187,13 @@ func (t *tool) eachMower(ctx context.Context, mowers []string, most int, ask fun
 			code = exitTimeout
 		}
 	}
-	for _, m := range mowers {
-		if !asked[m] {
-			list.details = append(list.details, m+": not asked")
-		}
+	switch {
+	case s.stops: // whatever the reason is
+		code = exitTimeout
+	case err != nil:
+		code = exitFailed
 	}
-	if err != nil {
-		return errors.Join(&failure{exitFailed, list, ""}, err)
-	}
-	return &failure{code, list, ""}
+	return errors.Join(&failure{code, list, ""}, err, missing)
 }
 
 // printMower prints the answer of a mower: of several a line each.
@@ -191,7 +212,7 @@ func (t *tool) printMower(r mowerResult, several bool) {
 	default:
 		var pretty bytes.Buffer
 		if json.Indent(&pretty, orNull(r.Result), "", "  ") == nil {
-			fmt.Fprintf(t.stdout, "%s\n", pretty.Bytes())
+			fmt.Fprintf(t.stdout, "%s\n", harmless(pretty.Bytes()))
 		}
 	}
 }

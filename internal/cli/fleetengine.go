@@ -24,10 +24,14 @@ func (f *fleetAccess) withFleet(ctx context.Context, t *tool, do func(ctx contex
 	o := fleet.OperatorOptions{Name: t.operator("")}
 	if file := cmp.Or(f.key, t.getenv("LAWNBERRY_FLEET_KEY")); file != "" {
 		name, ring, err := signer(t, file)
-		if err != nil {
+		switch {
+		case err == nil:
+			o.Name, o.Keys = name, ring
+		case !f.stops:
 			return err
+		default:
+			fmt.Fprintf(t.stderr, "lawnberry: the key cannot be used, so the emergency stop goes unsigned, which does as well: %s\n", oneLine(err.Error()))
 		}
-		o.Name, o.Keys = name, ring
 	}
 	e, err := f.engine(t)
 	if err != nil {

@@ -23,7 +23,8 @@ func (t *tool) fleetStop(f *fleetAccess) *cobra.Command {
 permission of the mower. It cannot release it: that is done beside the mower.
 
 It ends with code 0 when all mowers have engaged it and all their guards have confirmed that what they guard stands. It ends with code 5 when any has not:
-each is named, and MAY STILL MOVE. A mower that is offline cannot be stopped from here.`,
+each is named, and MAY STILL MOVE. A mower that is offline cannot be stopped from here. With --all and --where those that are selected when the others have
+answered are stopped too, and it ends with code 5 when the engine cannot say which those are.`,
 		Example: `  lawnberry fleet estop mower-0042 --reason 'a dog on the lawn'
   lawnberry fleet estop --all --reason 'thunderstorm' --yes
   lawnberry fleet estop --where 'state=mowing'`,
@@ -35,15 +36,20 @@ each is named, and MAY STILL MOVE. A mower that is offline cannot be stopped fro
 				}
 				args = []string{strings.Join(args, ",")}
 			}
+			s.stops, f.stops = true, true
 			if _, err := s.take(args); err != nil {
 				return err
 			}
 			if timeout <= 0 {
 				return usagef("--timeout %s: want more than 0", timeout)
 			}
-			return f.withMowers(c.Context(), t, &s, "Engage the emergency stop of", func(ctx context.Context, o fleet.Operator, mowers []string) error {
-				return t.stopMowers(ctx, o, mowers, s.most, reason, timeout)
+			err := f.withMowers(c.Context(), t, &s, "Engage the emergency stop of", func(ctx context.Context, o fleet.Operator, mowers []string) error {
+				return t.stopMowers(ctx, o, mowers, &s, reason, timeout)
 			})
+			if err != nil && !s.begun && exitCode(err) != exitUsage {
+				return nobodyStopped(err, s.mowers)
+			}
+			return err
 		},
 	}
 	c.Flags().StringVarP(&reason, "reason", "r", "", "say `TEXT` to whoever looks")
@@ -52,15 +58,27 @@ each is named, and MAY STILL MOVE. A mower that is offline cannot be stopped fro
 	return c
 }
 
-func (t *tool) stopMowers(ctx context.Context, o fleet.Operator, mowers []string, most int, reason string, timeout time.Duration) error {
-	err := t.eachMower(ctx, mowers, most, func(ctx context.Context, mower string) mowerResult {
+// notStopped begins what is said of a mower that is not known to have been stopped.
+const notStopped = "NOT STOPPED, it may still move: "
+
+// nobodyStopped says of an error that came before any mower was asked what that means. It keeps its code.
+func nobodyStopped(err error, mowers []string) error {
+	list := &detailed{text: "NOBODY WAS STOPPED: " + err.Error()}
+	for _, m := range mowers {
+		list.details = append(list.details, m+": "+notStopped+"not asked")
+	}
+	return &failure{exitCode(err), list, ""}
+}
+
+func (t *tool) stopMowers(ctx context.Context, o fleet.Operator, mowers []string, s *mowerSelection, reason string, timeout time.Duration) error {
+	return t.eachMower(ctx, mowers, s, func(ctx context.Context, mower string) mowerResult {
 		ctx, cancel := context.WithTimeout(ctx, timeout)
 		defer cancel()
 		s, err := o.Stop(ctx, mower, reason)
 		switch {
 		case err != nil:
 			r := newMowerResult(mower, nil, err)
-			r.Error = "NOT STOPPED, it may still move: " + r.Error
+			r.Error = notStopped + r.Error
 			r.err = failf(exitTimeout, "%s: %s", mower, r.Error)
 			return r
 		case !s.Confirmed:
@@ -76,5 +94,4 @@ func (t *tool) stopMowers(ctx context.Context, o fleet.Operator, mowers []string
 		}
 		return r
 	})
-	return err
 }

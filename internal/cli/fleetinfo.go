@@ -32,6 +32,9 @@ code 4 when the engine knows no such mower.`,
 			}
 			return l.withView(c.Context(), t, fleet.ViewOptions{Mower: args[0]}, func(_ context.Context, v *fleet.View) error {
 				m, known := v.Mower(args[0])
+				if l := v.Link(); !known && !l.Current {
+					return failf(exitTimeout, "the engine does not say whether it knows a mower %s: %s", args[0], cmp.Or(l.Problem, "its state is being read"))
+				}
 				if !known {
 					return failf(exitRefused, "the engine knows no mower %s", args[0])
 				}

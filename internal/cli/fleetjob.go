@@ -63,7 +63,7 @@ code 4. The emergency stop has room beyond that, and needs no permission (job ad
 			}
 			until := time.Now().Add(deadline)
 			return f.withMowers(c.Context(), t, &s, "Leave the job for", func(ctx context.Context, o fleet.Operator, mowers []string) error {
-				return t.eachMower(ctx, mowers, s.most, func(ctx context.Context, mower string) mowerResult {
+				return t.eachMower(ctx, mowers, &s, func(ctx context.Context, mower string) mowerResult {
 					id, err := o.AddJob(ctx, mower, args[0], args[1], parameters, until, limit)
 					result, _ := json.Marshal(map[string]string{"job": id}) // a text
 					r := newMowerResult(mower, result, err)

@@ -329,6 +329,10 @@ one that is down hears of it from the others within seconds after it is back. Wh
 					return writeJSON(t.stdout, done)
 				}
 				_, err = fmt.Fprintf(t.stdout, "revoked %s: its connections are closed\n", mower)
+				if len(done.Unconfirmed) > 0 {
+					fmt.Fprintf(t.stderr, "no answer came from %s: what runs there lets the mower in until it hears of this from the others\n",
+						strings.Join(done.Unconfirmed, ", "))
+				}
 				return err
 			})
 		},
@@ -359,13 +363,14 @@ func (t *tool) fleetEnrolled() *cobra.Command {
 					_, err := fmt.Fprintln(t.stdout, "no mowers")
 					return err
 				}
-				out := &table{header: []string{"MOWER", "STATE", "ENROLLED", "BY", "REVOKED", "REASON"}}
+				out := &table{header: []string{"MOWER", "STATE", "ENROLLED", "BY", "REVOKED", "BY", "REASON"}}
 				for _, e := range all {
 					state, revoked := cell{"enrolled", green}, "-"
 					if e.Revoked != nil {
 						state, revoked = cell{"revoked", red}, e.Revoked.Local().Format(time.DateTime)
 					}
-					out.add(text(e.Mower), state, text(e.Enrolled.Local().Format(time.DateTime)), text(e.By), text(revoked), text(cmp.Or(e.Why, "-")))
+					out.add(text(e.Mower), state, text(e.Enrolled.Local().Format(time.DateTime)), text(e.By), text(revoked),
+						text(cmp.Or(e.RevokedBy, "-")), text(cmp.Or(e.Why, "-")))
 				}
 				out.write(t.stdout, t.colour(t.stdout))
 				return nil

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -30,7 +31,7 @@ and topic:path is a value in the latest message of a topic, such as power/batter
 spaces stands in quotes. A field alone is true when it is there and not 0: not online, alerts. What is not known matches only !=, and what not
 turns around. Case matters for ids alone.
 
-It lists what is there also when that is none.`,
+It lists what is there also when that is none. With code 5 there may be more, which the engine does not tell, or which do not fit.`,
 		Example: `  lawnberry fleet ls
   lawnberry fleet ls --where 'battery<20% and state=mowing'
   lawnberry fleet ls --where 'alerts or not online' --sort -worst
@@ -55,7 +56,7 @@ It lists what is there also when that is none.`,
 				if err := sortMowers(all, by, time.Now()); err != nil {
 					return err
 				}
-				return t.listMowers(all, shown)
+				return errors.Join(t.listMowers(all, shown), notAll(v))
 			})
 		},
 	}

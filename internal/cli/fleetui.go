@@ -27,6 +27,7 @@ engages the emergency stop, and says loudly when that was not confirmed. Nothing
   lawnberry fleet ui --listen 127.0.0.1:9010 --read-only`,
 		Args: arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
+			f.stops = true
 			return f.withFleet(c.Context(), t, func(ctx context.Context, views fleetViews, o fleet.Operator) error {
 				return t.serveFleet(ctx, views, o, listen, readOnly)
 			})

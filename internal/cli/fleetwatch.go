@@ -89,7 +89,7 @@ func (t *tool) watchFleet(ctx context.Context, v *fleet.View, where *fleet.Where
 	if err := say(fleetLine{Time: now, What: "watching", Text: text}); err != nil {
 		return err
 	}
-	link := v.Link()
+	link := fleet.Link{Current: true}   // so that it is told also when it is not from the beginning
 	tick := time.NewTicker(time.Second) // for the connection, which tells nobody
 	defer tick.Stop()
 	for told := 0; ; {
@@ -138,7 +138,7 @@ func fleetLines(before, after *fleet.Mower) (lines []fleetLine) {
 		return []fleetLine{{Time: now, Mower: before.ID, What: "gone", Text: "the engine does not know it any more"}}
 	}
 	if before == nil {
-		before = &fleet.Mower{ID: after.ID, State: after.State, Version: after.Version, Lost: after.Lost, Enrolled: after.Enrolled}
+		before = &fleet.Mower{ID: after.ID, State: after.State, Version: after.Version, Lost: after.Lost, Enrolled: new(bool)}
 	}
 	say := func(what, severity, format string, args ...any) {
 		lines = append(lines, fleetLine{Time: now, Mower: after.ID, What: what, Severity: severity, Text: fmt.Sprintf(format, args...)})

@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"golang.org/x/term"
@@ -205,7 +207,31 @@ func encodeJSON(v any, indent string) ([]byte, error) {
 	e.SetEscapeHTML(false)
 	e.SetIndent("", indent)
 	err := e.Encode(v)
-	return b.Bytes(), err
+	return harmless(b.Bytes()), err
+}
+
+// harmless escapes in JSON what printable escapes elsewhere. It can only be within texts, so they stay the same to whoever decodes them; bytes that are
+// not UTF-8 become the character that stands for such.
+func harmless(body []byte) []byte {
+	if !slices.ContainsFunc(body, func(c byte) bool { return c >= 0x7f }) {
+		return body
+	}
+	out := make([]byte, 0, len(body)+64)
+	for i := 0; i < len(body); {
+		r, size := utf8.DecodeRune(body[i:])
+		switch {
+		case r == utf8.RuneError && size == 1:
+			out = append(out, `\ufffd`...)
+		case r >= 0x7f && !unicode.IsPrint(r):
+			for _, unit := range utf16.Encode([]rune{r}) {
+				out = fmt.Appendf(out, `\u%04x`, unit)
+			}
+		default:
+			out = append(out, body[i:i+size]...)
+		}
+		i += size
+	}
+	return out
 }
 
 // compact returns JSON without white space, and anything else as it is.

@@ -216,6 +216,8 @@ func TestScripts(t *testing.T) {
 			"engine":     cmdEngine(t),
 			"fleetjob":   cmdFleetJob,
 			"mower":      cmdMower,
+			"retain":     cmdRetain,
+			"page":       cmdPage,
 			"past":       cmdPast,
 		},
 	})

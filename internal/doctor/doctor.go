@@ -96,6 +96,7 @@ func Examine(ctx context.Context, o Options) (Report, error) {
 	x.users()
 	x.certificates()
 	x.disk()
+	x.fleet(ctx)
 	if err := x.bus(ctx); err != nil {
 		return Report{}, err
 	}

@@ -389,7 +389,7 @@ func untabled() []string { return []string{"store-failing"} }
 
 // Each fault is seeded for real in a mower that is in order else, and exactly what it is is found.
 func TestFaults(t *testing.T) {
-	all := slices.Concat(fileFaults(), brokerFaults(), serviceFaults(), trafficFaults())
+	all := slices.Concat(fileFaults(), fleetFaults(), brokerFaults(), serviceFaults(), trafficFaults())
 	seen := map[string]bool{}
 	for _, f := range all {
 		for _, w := range f.want {

@@ -82,6 +82,7 @@ type member struct {
 	lives    map[string]bool // what told its processes apart
 	answer   json.RawMessage // to the command status
 	silence  error           // why there is none
+	uplink   json.RawMessage // the answer to the command uplink, of the service fleet
 }
 
 // heard is what came while doctor listened.

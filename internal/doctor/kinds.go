@@ -21,7 +21,7 @@ type Kind struct {
 
 // kinds returns the table of all kinds, in the order in which things are looked at.
 func kinds() []Kind {
-	return slices.Concat(fileKinds(), brokerKinds(), serviceKinds(), trafficKinds())
+	return slices.Concat(fileKinds(), fleetKinds(), brokerKinds(), serviceKinds(), trafficKinds())
 }
 
 // Kinds yields all that may be found.

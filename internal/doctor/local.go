@@ -118,6 +118,9 @@ func expiry(file string) (first time.Time, err error) {
 func (x *examination) permissions() {
 	c := x.o.Loaded.Config
 	secrets := []string{c.Security.Signing.KeyFile, c.Security.Encryption.KeyFile, c.Broker.TLS.KeyFile, c.Client.TLS.KeyFile}
+	if c.Integration.Fleet.Enabled {
+		secrets = append(secrets, c.Integration.Fleet.Credentials, c.Integration.Fleet.KeysFile)
+	}
 	if x.o.DataDir != "" {
 		keys, _ := filepath.Glob(filepath.Join(x.o.DataDir, "tls", "*.key")) // the pattern is right
 		secrets = append(append(secrets, keys...), identity.Path(x.o.DataDir))

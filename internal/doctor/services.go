@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	bridge "github.com/lawnberry/lawnberry/bridge/fleet"
 	"github.com/lawnberry/lawnberry/client"
 )
 
@@ -38,10 +39,14 @@ func (x *examination) ask(ctx context.Context, c *client.Client, h *heard) {
 			defer cancel()
 			var answer json.RawMessage
 			err := c.Call(limited, id, "status", nil, &answer)
+			var uplink json.RawMessage
+			if id == bridge.ID && err == nil && x.o.Loaded.Config.Integration.Fleet.Enabled {
+				_ = c.Call(limited, id, bridge.CommandCondition, nil, &uplink) // an older version has none
+			}
 			h.mu.Lock()
 			defer h.mu.Unlock()
 			if s := h.services[id]; s != nil { // it may have been removed meanwhile
-				s.answer, s.silence = answer, err
+				s.answer, s.silence, s.uplink = answer, err, uplink
 			}
 		})
 	}
@@ -60,11 +65,12 @@ func (x *examination) services(h *heard) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	defined := x.o.Loaded.Config.ServiceDefinitions
+	explained := x.uplink(h)
 	for _, id := range slices.Sorted(maps.Keys(h.services)) {
 		s := h.services[id]
 		switch {
 		case s.runs():
-			x.running(id, s)
+			x.running(id, s, explained && id == bridge.ID)
 		case s.state == "offline":
 			continue
 		case x.lately(s):
@@ -81,8 +87,8 @@ func (x *examination) services(h *heard) {
 	x.dependencies(h)
 }
 
-// running looks at a service that runs.
-func (x *examination) running(id string, s *member) {
+// running looks at a service that runs. explained is that it was said already why it is not healthy.
+func (x *examination) running(id string, s *member, explained bool) {
 	x.report.Figures.Services++
 	if s.live {
 		x.report.Figures.ClocksMS[id] = milliseconds(s.offset)
@@ -93,8 +99,15 @@ func (x *examination) running(id string, s *member) {
 	if len(s.lives) > 1 {
 		x.find("service-twice", fmt.Sprintf("%d processes call themselves %s", len(s.lives), id), "id", id)
 	}
-	if s.state == "error" || s.state == "degraded" {
-		x.find("service-unable", id+" says that it is "+s.state, "id", id)
+	if (s.state == "error" || s.state == "degraded") && !explained {
+		var answer struct {
+			Reason string `json:"reason"`
+		}
+		what := id + " says that it is " + s.state
+		if json.Unmarshal(s.answer, &answer) == nil && answer.Reason != "" {
+			what += ": " + answer.Reason
+		}
+		x.find("service-unable", what, "id", id)
 	}
 	if command := (*client.CommandError)(nil); errors.As(s.silence, &command) && command.Code == client.CodeTimeout {
 		x.find("service-mute", id+" announces itself and does not answer the command status", "id", id)
@@ -122,7 +135,7 @@ func (x *examination) running(id string, s *member) {
 
 // partOfServe reports whether a service is a part of lawnberry serve, which needs no definition and has all rights.
 func partOfServe(id string) bool {
-	return slices.Contains([]string{"emergency_stop", "web_bridge", "home_assistant", "lawnberry"}, id)
+	return slices.Contains([]string{"emergency_stop", "web_bridge", "home_assistant", bridge.ID, "lawnberry"}, id)
 }
 
 // dependencies names what is needed, or defined, and does not run.

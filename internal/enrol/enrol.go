@@ -37,6 +37,11 @@ type Enrolment struct {
 	By       string     `json:"by"`                // who has enrolled it: user and host
 	Revoked  *time.Time `json:"revoked,omitempty"` // locked out since
 	Why      string     `json:"why,omitempty"`
+	// RevokedBy is who has locked it out: user and host.
+	RevokedBy string `json:"revoked_by,omitempty"`
+	// Unconfirmed are the servers that did not answer when it was locked out: they let it in until they hear of it from the others. [Fleet.Revoke] returns
+	// them; they are not kept.
+	Unconfirmed []string `json:"unconfirmed,omitempty"`
 
 	Replaced []string `json:"replaced,omitempty"` // accounts before this one, locked out
 }
@@ -157,16 +162,27 @@ func (s *session) put(ctx context.Context, e *Enrolment, revision uint64) (uint6
 	return 0, fmt.Errorf("mower %s was enrolled or revoked by somebody else at the same time: look at \"lawnberry fleet enrolled\" and try again", e.Mower)
 }
 
-// Enrol makes the credentials of a mower and writes them to a new file, which is the only place they are ever in. The mower is let in when Enrol
+// Enrol makes the credentials of a mower and writes them to a new file, which is the only place they are ever in. The file is made, empty, before
+// anything else, so that nobody is locked out for a file that cannot be written; it is removed when Enrol fails. The mower is let in when Enrol
 // returns. It is [ErrEnrolled] for a mower that was enrolled before, unless again: that locks out whoever has the former credentials, before the new
 // ones are there.
-func (f *Fleet) Enrol(ctx context.Context, mower, file string, again bool) (*Enrolment, error) {
+func (f *Fleet) Enrol(ctx context.Context, mower, file string, again bool) (e *Enrolment, err error) {
 	if err := fleet.CheckMower(mower); err != nil {
 		return nil, err
 	}
 	if _, err := os.Lstat(file); err == nil {
 		return nil, fmt.Errorf("%s: %w: it is not overwritten", file, fs.ErrExist)
 	}
+	out, err := createNew(file, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("the file for the credentials: %w", err)
+	}
+	defer func() {
+		_ = out.Close() // what is in it was synced, or it is removed
+		if err != nil {
+			_ = os.Remove(file)
+		}
+	}()
 	s, err := f.open(ctx, true)
 	if err != nil {
 		return nil, err
@@ -176,7 +192,7 @@ func (f *Fleet) Enrol(ctx context.Context, mower, file string, again bool) (*Enr
 	if err != nil {
 		return nil, err
 	}
-	e := &Enrolment{Mower: mower, By: whoami()}
+	e = &Enrolment{Mower: mower, By: whoami()}
 	if old != nil {
 		if !again && old.Revoked == nil {
 			return nil, fmt.Errorf("mower %s %w", mower, ErrEnrolled)
@@ -185,7 +201,7 @@ func (f *Fleet) Enrol(ctx context.Context, mower, file string, again bool) (*Enr
 			return nil, fmt.Errorf("mower %s was revoked on %s: %w", mower, old.Revoked.Format(time.DateOnly), ErrEnrolled)
 		}
 		e.Replaced = append(slices.Clone(old.Replaced), old.Account)
-		if err := s.lockOut(ctx, mower, old); err != nil {
+		if _, err := s.lockOut(ctx, mower, old); err != nil {
 			return nil, err
 		}
 	}
@@ -203,19 +219,33 @@ func (f *Fleet) Enrol(ctx context.Context, mower, file string, again bool) (*Enr
 	e.User, e.Enrolled = user, time.Now().UTC().Truncate(time.Second)
 	// The record is first: what is let in can be found and locked out, whatever happens next.
 	if _, err := s.put(ctx, e, revision); err != nil {
+		if old != nil {
+			return nil, fmt.Errorf("the former credentials of mower %s are locked out, and it has no others yet: %w", mower, err)
+		}
 		return nil, err
 	}
-	account, err := f.mowerAccount(mower, e.Account, false)
-	if err != nil {
-		return nil, err
-	}
-	if err := s.hand(ctx, account); err != nil {
-		return nil, err
-	}
-	if err := writeNew(file, creds, 0o600); err != nil {
-		return nil, fmt.Errorf("the credentials were not written, so enrol the mower with --again: %w", err)
+	if err := s.letIn(ctx, e, out, creds); err != nil {
+		return nil, fmt.Errorf("mower %s is written down as enrolled, and has no credentials, so enrol it with --again: %w", mower, err)
 	}
 	return e, nil
+}
+
+// letIn has the servers let a mower in, and writes its credentials.
+func (s *session) letIn(ctx context.Context, e *Enrolment, out *os.File, creds []byte) error {
+	account, err := s.f.mowerAccount(e.Mower, e.Account, false)
+	if err != nil {
+		return err
+	}
+	if _, err := s.hand(ctx, account); err != nil {
+		return err
+	}
+	if _, err := out.Write(creds); err != nil {
+		return err
+	}
+	if err := out.Sync(); err != nil {
+		return err
+	}
+	return syncDirectory(out.Name())
 }
 
 // Revoke locks a mower out: every server closes its connections, and lets it in no more. It returns once each server that could be reached has said so;
@@ -237,41 +267,45 @@ func (f *Fleet) Revoke(ctx context.Context, mower, why string) (*Enrolment, erro
 		return nil, fmt.Errorf("mower %s %w", mower, ErrNotEnrolled)
 	}
 	// Out first, and written down then: it may be called again.
-	if err := s.lockOut(ctx, mower, e); err != nil {
+	unconfirmed, err := s.lockOut(ctx, mower, e)
+	if err != nil {
 		return nil, err
 	}
 	if e.Revoked == nil {
 		now := time.Now().UTC().Truncate(time.Second)
-		e.Revoked, e.Why = &now, why
+		e.Revoked, e.Why, e.RevokedBy = &now, why, whoami()
 		if _, err := s.put(ctx, e, revision); err != nil {
 			return nil, err
 		}
 	}
+	e.Unconfirmed = unconfirmed
 	return e, nil
 }
 
-func (s *session) lockOut(ctx context.Context, mower string, e *Enrolment) error {
+// lockOut locks a mower out, and returns which servers have not answered.
+func (s *session) lockOut(ctx context.Context, mower string, e *Enrolment) (unconfirmed []string, err error) {
 	after(e.Enrolled.Unix() + 1) // the account was signed within that second
 	account, err := s.f.mowerAccount(mower, e.Account, true)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	return s.hand(ctx, account)
 }
 
-// hand gives an account to every server. It waits for all that there are, and fails when one refuses, or when none answers.
-func (s *session) hand(ctx context.Context, account string) error {
+// hand gives an account to every server. It waits for all that there are, and fails when one refuses, or when none answers; silent are those of
+// the fleet that do not answer at all.
+func (s *session) hand(ctx context.Context, account string) (silent []string, err error) {
 	servers, err := s.servers(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	inbox, err := s.system.SubscribeSync(nats.NewInbox())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer func() { _ = inbox.Unsubscribe() }()
 	if err := s.system.PublishRequest("$SYS.REQ.CLAIMS.UPDATE", inbox.Subject, []byte(account)); err != nil {
-		return err
+		return nil, err
 	}
 	wait, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -290,20 +324,25 @@ func (s *session) hand(ctx context.Context, account string) error {
 			} `json:"error"`
 		}
 		if err := json.Unmarshal(m.Data, &answer); err != nil {
-			return fmt.Errorf("a server's answer cannot be read: %w", err)
+			return nil, fmt.Errorf("a server's answer cannot be read: %w", err)
 		}
 		if answer.Error != nil {
-			return fmt.Errorf("server %s does not take the account: %s", answer.Server.Name, answer.Error.Description)
+			return nil, fmt.Errorf("server %s does not take the account: %s", answer.Server.Name, answer.Error.Description)
 		}
 		taken = append(taken, answer.Server.Name)
 	}
 	if err := ctx.Err(); err != nil {
-		return err
+		return nil, err
 	}
 	if len(taken) < len(servers) {
-		return fmt.Errorf("of the servers %s only %s took the account: try again", strings.Join(servers, ", "), list(taken))
+		return nil, fmt.Errorf("of the servers %s only %s took the account: try again", strings.Join(servers, ", "), list(taken))
 	}
-	return nil
+	for _, n := range s.f.config.Nodes {
+		if !slices.Contains(servers, n.Name) {
+			silent = append(silent, n.Name)
+		}
+	}
+	return silent, nil
 }
 
 func list(names []string) string {

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -120,6 +121,17 @@ func TestEnrol(t *testing.T) {
 		t.Error(err)
 	}
 
+	// Nobody is locked out for a file that cannot be written.
+	if _, err := f.Enrol(ctx, "a", filepath.Join(file, "below-a-file"), true); err == nil {
+		t.Error("credentials were written beneath a file")
+	}
+	if _, err := m.js.Publish(ctx, fleet.HistorySubject("a", "power/battery"), nil); err != nil || !m.IsConnected() {
+		t.Errorf("the mower is locked out, and nobody has other credentials: %v", err)
+	}
+	if all, err := f.List(ctx); err != nil || len(all) != 1 || all[0].Account != second.Account {
+		t.Errorf("%+v, %v", all, err)
+	}
+
 	if _, err := f.Revoke(ctx, "a", "stolen"); err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +145,8 @@ func TestEnrol(t *testing.T) {
 		t.Error(err)
 	}
 	all, err := f.List(ctx)
-	if err != nil || len(all) != 2 || all[0].Mower != "0" || all[0].Revoked != nil || all[1].Revoked == nil || all[1].Why != "stolen" || all[1].By == "" {
+	if err != nil || len(all) != 2 || all[0].Mower != "0" || all[0].Revoked != nil || all[1].Revoked == nil || all[1].Why != "stolen" ||
+		all[1].By == "" || all[1].RevokedBy != all[1].By {
 		t.Errorf("%+v, %v", all, err)
 	}
 
@@ -195,8 +208,12 @@ func TestRevocation(t *testing.T) {
 
 	// One node is dead meanwhile.
 	s.Kill(2)
-	if _, err := f.Revoke(ctx, "b", "stolen"); err != nil {
+	revoked, err := f.Revoke(ctx, "b", "stolen")
+	if err != nil {
 		t.Fatal(err)
+	}
+	if !slices.Equal(revoked.Unconfirmed, []string{"n3"}) {
+		t.Errorf("%v are said not to have confirmed it", revoked.Unconfirmed)
 	}
 	s.Restart(2)
 	back := time.Now()

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"time"
 
 	"github.com/nats-io/jwt/v2"
@@ -104,10 +105,7 @@ func (f *Fleet) system() fleet.Engine {
 
 // writeNew writes a file that is not there, on the disk when it returns.
 func writeNew(path string, text []byte, mode fs.FileMode) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
-	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	f, err := createNew(path, mode)
 	if err != nil {
 		return err
 	}
@@ -122,6 +120,27 @@ func writeNew(path string, text []byte, mode fs.FileMode) error {
 		_ = os.Remove(path)
 	}
 	return err
+}
+
+// createNew makes a file that is not there, and the directories above it.
+func createNew(path string, mode fs.FileMode) (*os.File, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, err
+	}
+	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+}
+
+// syncDirectory has the directory of a file on the disk, so that the file is found there after a power cut.
+func syncDirectory(file string) error {
+	d, err := os.Open(filepath.Dir(file))
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil && runtime.GOOS != "windows" { // which has no such thing
+		return err
+	}
+	return nil
 }
 
 // newKey makes a key and writes it to a file.

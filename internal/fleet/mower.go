@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"cmp"
+	"hash/fnv"
 	"math"
 	"slices"
 	"strings"
@@ -61,7 +62,7 @@ type Mower struct {
 
 	topics   []*Message // sorted
 	bytes    int        // of their bodies
-	leftOut  int        // topics that it has beyond the bound
+	leftOut  []uint64   // topics that it has beyond the bound, by their hashes, sorted; as many as fit
 	presence uint64     // generation of the copy of the bucket in which it was seen
 	enrolled uint64
 	alive    time.Time // when the presence was heard, by our clock
@@ -85,7 +86,8 @@ const (
 	maxMowerBytes   = 512 << 10 // of all its messages
 	maxCoreTopics   = 64        // more, of those that its fields are read from
 	maxCoreBytes    = 512 << 10
-	maxAlertText    = 500 // bytes
+	maxLeftOut      = 1000 // that are counted
+	maxAlertText    = 500  // bytes
 	maxStateText    = 60
 	maxPresenceBody = 16 << 10
 )
@@ -93,8 +95,8 @@ const (
 // Topics returns the latest messages, sorted by topic.
 func (m *Mower) Topics() []*Message { return slices.Clone(m.topics) }
 
-// LeftOut returns how many topics the mower has beyond the bound.
-func (m *Mower) LeftOut() int { return m.leftOut }
+// LeftOut returns how many topics the mower has beyond the bound, up to a thousand.
+func (m *Mower) LeftOut() int { return len(m.leftOut) }
 
 // Topic returns the latest message of a topic, nil if none is known.
 func (m *Mower) Topic(name string) *Message {
@@ -198,6 +200,9 @@ func (m *Mower) with(msg *Message, empty bool) *Mower {
 	i, found := m.find(msg.Topic)
 	switch {
 	case empty && !found:
+		if i, left := slices.BinarySearch(m.leftOut, hashTopic(msg.Topic)); left {
+			next.leftOut = slices.Delete(slices.Clone(m.leftOut), i, i+1)
+		}
 		return &next
 	case empty:
 		next.bytes -= len(m.topics[i].Body)
@@ -206,10 +211,15 @@ func (m *Mower) with(msg *Message, empty bool) *Mower {
 		next.bytes -= len(m.topics[i].Body)
 		next.topics = slices.Clone(m.topics)
 		next.topics[i] = msg
-	case len(m.topics) >= maxTopics && !isCore(msg.Topic), len(m.topics) >= maxTopics+maxCoreTopics:
-		next.leftOut++
+	case !m.hasRoom(msg.Topic):
+		if i, left := slices.BinarySearch(m.leftOut, hashTopic(msg.Topic)); !left && len(m.leftOut) < maxLeftOut {
+			next.leftOut = slices.Insert(slices.Clone(m.leftOut), i, hashTopic(msg.Topic))
+		}
 		return &next
 	default:
+		if i, left := slices.BinarySearch(m.leftOut, hashTopic(msg.Topic)); left {
+			next.leftOut = slices.Delete(slices.Clone(m.leftOut), i, i+1)
+		}
 		next.topics = make([]*Message, 0, len(m.topics)+1)
 		next.topics = append(append(append(next.topics, m.topics[:i]...), msg), m.topics[i:]...)
 	}
@@ -227,13 +237,32 @@ func (m *Mower) with(msg *Message, empty bool) *Mower {
 	return &next
 }
 
+// hasRoom reports whether another topic fits: those that there is one of always do, however many alerts there are.
+func (m *Mower) hasRoom(topic string) bool {
+	switch {
+	case isSingle(topic):
+		return true
+	case isAlert(topic):
+		return len(m.topics) < maxTopics+maxCoreTopics
+	}
+	return len(m.topics) < maxTopics
+}
+
+func hashTopic(topic string) uint64 {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(topic)) // it takes everything
+	return h.Sum64()
+}
+
 // isCore reports whether fields of a mower are read from a topic.
-func isCore(topic string) bool {
+func isCore(topic string) bool { return isSingle(topic) || isAlert(topic) }
+
+func isSingle(topic string) bool {
 	switch topic {
 	case topicBattery, topicStatus, topicPosition, topicGPS, topicStop, topicWeather:
 		return true
 	}
-	return isAlert(topic)
+	return false
 }
 
 func isAlert(topic string) bool {

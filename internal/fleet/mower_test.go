@@ -86,8 +86,8 @@ func TestMowerBounds(t *testing.T) {
 	for i := range 100 {
 		m = m.with(newMessage(fmt.Sprint("t/", i), testNow, bytes.Repeat([]byte{'x'}, 20_000)), false)
 	}
-	if len(m.topics) != maxTopics || m.leftOut != 100-maxTopics || m.bytes > maxMowerBytes {
-		t.Errorf("%d topics, %d left out, %d bytes", len(m.topics), m.leftOut, m.bytes)
+	if len(m.topics) != maxTopics || m.LeftOut() != 100-maxTopics || m.bytes > maxMowerBytes {
+		t.Errorf("%d topics, %d left out, %d bytes", len(m.topics), m.LeftOut(), m.bytes)
 	}
 	m = m.with(newMessage(topicBattery, testNow, []byte(`{"payload": {"data": {"level": 5}}}`)), false)
 	if m.Battery == nil || *m.Battery != 5 {
@@ -181,6 +181,37 @@ func FuzzMower(f *testing.F) {
 			t.Errorf("what is gone is there: %+v", again)
 		}
 	})
+}
+
+// What is left out is counted by topics, not by messages; and however many alerts there are, the emergency stop is seen.
+func TestLeftOut(t *testing.T) {
+	m := &Mower{ID: "m"}
+	for range 3 {
+		for i := range 2 * (maxTopics + maxCoreTopics) {
+			m = m.with(newMessage(fmt.Sprintf("safety/alerts/a%03d", i), testNow, []byte("{}")), false)
+		}
+		for i := range 10 {
+			m = m.with(newMessage(fmt.Sprintf("camera/%d", i), testNow, []byte("{}")), false)
+		}
+	}
+	if want := maxTopics + maxCoreTopics + 10; m.LeftOut() != want || len(m.topics) != maxTopics+maxCoreTopics {
+		t.Errorf("%d topics, %d left out, want %d", len(m.topics), m.LeftOut(), want)
+	}
+	m = m.with(newMessage(topicStop, testNow, []byte("?")), false)
+	if m.Stop != StopEngaged {
+		t.Errorf("the emergency stop is %q", m.Stop)
+	}
+	left := m.LeftOut()
+	m = m.with(newMessage("camera/1", testNow, nil), true) // it is gone
+	if m.LeftOut() != left-1 {
+		t.Errorf("%d left out, want %d", m.LeftOut(), left-1)
+	}
+	m = m.with(newMessage("safety/alerts/a000", testNow, nil), true)
+	m = m.with(newMessage(topicStop, testNow, nil), true)
+	m = m.with(newMessage("safety/alerts/a255", testNow, []byte("{}")), false) // there is room now
+	if m.LeftOut() != left-2 || m.Topic("safety/alerts/a255") == nil {
+		t.Errorf("%d left out, want %d", m.LeftOut(), left-2)
+	}
 }
 
 func TestCovers(t *testing.T) {

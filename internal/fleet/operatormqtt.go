@@ -28,7 +28,13 @@ type MQTTOperator struct {
 	conn    *MQTTConn
 	changed chan struct{} // closed when conn or problem has changed
 	problem error         // why there is none
-	calls   map[string]chan mqttAnswer
+	calls   map[string]mqttCall
+}
+
+// A mqttCall waits for an answer of a mower.
+type mqttCall struct {
+	mower   string
+	answers chan<- mqttAnswer
 }
 
 // A mqttAnswer is what came to a caller.
@@ -52,7 +58,7 @@ func NewMQTTOperator(e Engine, o OperatorOptions) (*MQTTOperator, error) {
 	if err := e.Check(); err != nil {
 		return nil, err
 	}
-	op := &MQTTOperator{o: o, id: uuid.NewString(), engine: e, log: e.Log, changed: make(chan struct{}), calls: map[string]chan mqttAnswer{}}
+	op := &MQTTOperator{o: o, id: uuid.NewString(), engine: e, log: e.Log, changed: make(chan struct{}), calls: map[string]mqttCall{}}
 	if op.log == nil {
 		op.log = slog.New(slog.DiscardHandler)
 	}
@@ -142,13 +148,13 @@ func (o *MQTTOperator) answered(_ context.Context, d *client.Delivery) {
 		return
 	}
 	o.mu.Lock()
-	call := o.calls[string(d.CorrelationData)]
+	call, waits := o.calls[string(d.CorrelationData)]
 	o.mu.Unlock()
-	if call == nil {
-		return
+	if mower, _, _, err := ParseMQTTTopic(d.FullTopic()); !waits || err != nil || mower != call.mower {
+		return // a mower answers for itself alone
 	}
 	select {
-	case call <- mqttAnswer{MQTTBody(d), UserProperty(d, HeaderCode)}:
+	case call.answers <- mqttAnswer{MQTTBody(d), UserProperty(d, HeaderCode)}:
 	default: // it has more than one already
 	}
 }
@@ -211,7 +217,7 @@ func (o *MQTTOperator) send(ctx context.Context, d *dispatch, patience time.Dura
 	})()
 	answers := make(chan mqttAnswer, 4)
 	o.mu.Lock()
-	o.calls[d.id()] = answers
+	o.calls[d.id()] = mqttCall{d.mower, answers}
 	o.mu.Unlock()
 	defer func() {
 		o.mu.Lock()

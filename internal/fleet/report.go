@@ -28,7 +28,7 @@ func (m *Mower) Report(now time.Time) Report {
 	if with.Alerts == nil {
 		with.Alerts = []RaisedAlert{}
 	}
-	r := Report{Mower: &with, Presence: m.Presence, Topics: make(map[string]TopicReport, len(m.topics)), LeftOut: m.leftOut}
+	r := Report{Mower: &with, Presence: m.Presence, Topics: make(map[string]TopicReport, len(m.topics)), LeftOut: m.LeftOut()}
 	if age, ok := m.Age(now); ok {
 		s := age.Seconds()
 		r.Silence = &s

@@ -3,6 +3,7 @@ package fleet
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -10,15 +11,15 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/lawnberry/lawnberry/client"
 )
 
 const (
 	// mqttQuiet is how long a broker has to say nothing of what it retains until that is taken for all: there is no word for the end.
 	mqttQuiet = time.Second
-	// mqttPatience is how long it may go on with it, in a fleet that never pauses.
-	mqttPatience = 30 * time.Second
-	mqttQueue    = 100_000 // messages that wait to be looked at; beyond it the broker waits
+	mqttQueue = 100_000 // messages that wait to be looked at; beyond it the broker waits
 )
 
 // A mqttMirror copies what an MQTT engine retains of the fleet, and follows it. Each connection is another copy.
@@ -77,32 +78,38 @@ func (m *mqttMirror) up(ctx context.Context, c *MQTTConn) error {
 	generation := m.generation
 	errs := make(chan error, len(filters))
 	var work sync.WaitGroup
-	limited, cancel := context.WithTimeout(ctx, natsDial)
+	alive, cancel := context.WithCancel(ctx) // ends with the connection
 	defer cancel()
+	go func() {
+		select {
+		case <-c.Lost():
+			cancel()
+		case <-alive.Done():
+		}
+	}()
 	for _, f := range slices.Compact(filters) {
 		work.Go(func() {
-			if _, err := c.Hear(limited, f, func(_ context.Context, d *client.Delivery) { m.put(d, generation) },
+			if _, err := c.Hear(alive, f, func(_ context.Context, d *client.Delivery) { m.put(d, generation) },
 				client.WithQueue(client.Queue{Max: mqttQueue})); err != nil {
 				errs <- err
 			}
 		})
 	}
 	work.Wait()
+	var err error
 	select {
-	case err := <-errs:
-		return fmt.Errorf("the broker does not let us read the fleet's state: %w", err)
+	case err = <-errs:
+		err = fmt.Errorf("the broker does not let us read the fleet's state: %w", err)
 	default:
+		err = m.wait(alive, c)
 	}
-	tick := time.NewTicker(mqttQuiet / 10)
-	defer tick.Stop()
-	for began := time.Now(); time.Since(began) < mqttPatience && time.Since(time.Unix(0, m.last.Load())) < mqttQuiet || time.Since(began) < mqttQuiet; {
-		select {
-		case <-tick.C:
-		case <-c.Lost():
-			return c.Cause()
-		case <-ctx.Done():
-			return nil
-		}
+	switch {
+	case ctx.Err() != nil:
+		return nil
+	case alive.Err() != nil:
+		return c.Cause()
+	case err != nil:
+		return err
 	}
 	m.v.sweepPresence(generation, true)
 	m.v.sweepState(generation, true)
@@ -111,6 +118,40 @@ func (m *mqttMirror) up(ctx context.Context, c *MQTTConn) error {
 		m.v.report(bucket, true, nil)
 	}
 	return nil
+}
+
+// wait waits until the broker has sent what it retains, or the connection ends. It has when it was silent and then answers something else at once: a
+// broker, or a line to it, that is slow, or was stopped, sends that answer behind what it retains.
+func (m *mqttMirror) wait(ctx context.Context, c *MQTTConn) error {
+	tick := time.NewTicker(mqttQuiet / 10)
+	defer tick.Stop()
+	quietSince := time.Now()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		last := m.last.Load()
+		if time.Since(quietSince) < mqttQuiet || time.Since(time.Unix(0, last)) < mqttQuiet {
+			continue
+		}
+		asked := time.Now()
+		sub, err := c.Hear(ctx, AnswerTopic("+", uuid.NewString()), func(context.Context, *client.Delivery) {})
+		var refused *client.RefusedError
+		if err != nil && !errors.As(err, &refused) { // a refusal is an answer as well
+			return err
+		}
+		if sub != nil {
+			if err := sub.Unsubscribe(ctx); err != nil {
+				return err
+			}
+		}
+		if m.last.Load() == last && time.Since(asked) < mqttQuiet {
+			return nil
+		}
+		quietSince = time.Now()
+	}
 }
 
 // put takes in a message.

@@ -24,9 +24,7 @@ func (v *View) change(id string, e entry, f func(m *Mower, now time.Time)) {
 		next.Enrolled = new(bool)
 	}
 	if v.mowers[id] == nil && len(v.mowers) >= v.o.MaxMowers {
-		if len(v.leftOut) < v.o.MaxMowers {
-			v.leftOut[id] = struct{}{}
-		}
+		v.leaveOut(id)
 		return
 	}
 	if !e.gone {
@@ -41,6 +39,13 @@ func (v *View) change(id string, e entry, f func(m *Mower, now time.Time)) {
 	}
 	f(next, now)
 	v.set(id, next.known())
+}
+
+// leaveOut notes a mower that there is no room for. v.mu is held.
+func (v *View) leaveOut(id string) {
+	if len(v.leftOut) < v.o.MaxMowers {
+		v.leftOut[id] = struct{}{}
+	}
 }
 
 // isOdd counts a key or a document that is not by the contract.
@@ -152,6 +157,9 @@ func (v *View) putEnrolled(e entry) {
 	defer v.mu.Unlock()
 	m := v.mowers[e.key]
 	if m == nil && (!enrolled || len(v.mowers) >= v.o.MaxMowers) {
+		if enrolled {
+			v.leaveOut(e.key)
+		}
 		return
 	}
 	next := &Mower{ID: e.key} // its document is no sign of life

@@ -76,6 +76,10 @@ func (u *UI) session(w http.ResponseWriter, _ *http.Request) {
 // mower tells all that is known of one.
 func (u *UI) mower(w http.ResponseWriter, r *http.Request) {
 	m, known := u.o.View.Mower(r.PathValue("id"))
+	if !known && !u.o.View.Link().Current {
+		fail(w, http.StatusServiceUnavailable, "the engine does not say whether it knows such a mower")
+		return
+	}
 	if !known {
 		fail(w, http.StatusNotFound, "the engine knows no such mower")
 		return

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/lawnberry/lawnberry/internal/pki"
 )
 
 // Start runs a Mosquitto that lets everybody in, until the test ends, and returns host:port. lines are added to its configuration.
@@ -160,4 +162,18 @@ func Password(t testing.TB, file, user, password string) {
 	if out, err := exec.Command("mosquitto_passwd", args...).CombinedOutput(); err != nil {
 		t.Fatal(fmt.Errorf("mosquitto_passwd: %w: %s", err, out))
 	}
+}
+
+// TLS makes an authority with a certificate for 127.0.0.1, and returns the lines that have a server speak TLS with it, and the file with the authority.
+func TLS(t testing.TB) (lines []string, ca string) {
+	t.Helper()
+	a, err := pki.Create(filepath.Join(t.TempDir(), "tls"), "test", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := a.Issue(pki.Request{Name: "engine", Server: true, Hosts: []string{"127.0.0.1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return []string{"certfile " + c.CertFile, "keyfile " + c.KeyFile}, a.CertFile()
 }
