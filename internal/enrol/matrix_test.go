@@ -440,8 +440,10 @@ func publishes(t *testing.T, e fleet.Engine, me, other string) {
 		"$KV." + fleet.BucketState + "." + other + ".power.battery", "$KV." + fleet.BucketState + "." + me, "$KV." + fleet.BucketPresence + "." + other,
 		"$KV." + fleet.BucketMowers + "." + me, "$KV." + fleet.BucketMowers + "." + other,
 		fleet.CommandSubject(other, "navigation"), fleet.CommandSubject(other, fleet.StopService), fleet.CommandSubject(me, "navigation"),
-		fleet.JobNudge(other), fleet.JobNudge(me), fleet.JobNudge(me) + ".x", fleet.JobListSubject(other), fleet.JobListSubject(me) + ".x", "$KV." + fleet.BucketJobs,
-		"$JS.ACK.KV_" + fleet.BucketJobs + "." + me + ".1.2.2.1.0", "_INBOX.x", "_INBOX_" + other + ".x", "_R_.x", "$SYS.REQ.CLAIMS.UPDATE", "$SYS.REQ.SERVER.PING",
+		fleet.JobNudge(other), fleet.JobNudge(me), fleet.JobNudge(me) + ".x", fleet.JobListSubject(other), fleet.JobListSubject(me) + ".x",
+		"$KV." + fleet.BucketJobs,
+		"$JS.ACK.KV_" + fleet.BucketJobs + "." + me + ".1.2.2.1.0", "_INBOX.x", "_INBOX_" + other + ".x", "_R_.x", "$SYS.REQ.CLAIMS.UPDATE",
+		"$SYS.REQ.SERVER.PING",
 		"lawnberry", "lawnberry." + me, "x",
 	} {
 		if err := m.Publish(subject, []byte(`evil`)); err != nil {
@@ -461,7 +463,8 @@ func subscribes(t *testing.T, e fleet.Engine, operator *peer, me, other string) 
 	for _, subject := range []string{
 		fleet.CommandFilter(other), fleet.CommandSubject(other, "navigation"), "lawnberry.*.commands.>", "lawnberry.>", "lawnberry." + other + ".>", "lawnberry.*.*.navigation", ">", "*", "*.>", "*.*.commands.*",
 		"_INBOX_" + other + ".>", "_INBOX.>", "_INBOX_*.>", "$KV.>", "$KV." + fleet.BucketState + "." + other + ".>", "$JS.>", "$JS.EVENT.ADVISORY.>", "$SYS.>", "_R_.>",
-		fleet.JobNudge(other), fleet.JobNudge("*"), fleet.JobNudge(other) + ".>", fleet.JobListSubject(other), fleet.JobListSubject(me), fleet.JobListSubject("*"), "lawnberry." + me + ".>",
+		fleet.JobNudge(other), fleet.JobNudge("*"), fleet.JobNudge(other) + ".>", fleet.JobListSubject(other), fleet.JobListSubject(me),
+		fleet.JobListSubject("*"), "lawnberry." + me + ".>",
 	} {
 		sub, err := m.SubscribeSync(subject)
 		if err != nil {
@@ -508,8 +511,10 @@ func asks(t *testing.T, e fleet.Engine, me, other string) {
 		{"$JS.API.DIRECT.GET.KV_" + fleet.BucketState + ".$KV." + fleet.BucketState + "." + other + ".power.battery", nil},
 		{"$JS.API.DIRECT.GET.KV_" + fleet.BucketMowers + ".$KV." + fleet.BucketMowers + "." + other, nil},
 		{fleet.JobListQuestion(other), nil}, {fleet.JobListQuestion("*"), nil}, {fleet.JobListQuestion(">"), nil},
-		{"$JS.API.DIRECT.GET." + jobs, []byte(`{"last_by_subj":"` + fleet.JobListSubject(me) + `"}`)}, {"$JS.API.DIRECT.GET." + jobs, []byte(`{"multi_last":["` + fleet.JobListSubject("*") + `"]}`)},
-		{"$JS.API.STREAM.MSG.GET." + jobs, []byte(`{"last_by_subj":"` + fleet.JobListSubject(me) + `"}`)}, {"$JS.API.CONSUMER.MSG.NEXT." + jobs + "." + me, []byte(`{"batch":1,"no_wait":true}`)},
+		{"$JS.API.DIRECT.GET." + jobs, []byte(`{"last_by_subj":"` + fleet.JobListSubject(me) + `"}`)},
+		{"$JS.API.DIRECT.GET." + jobs, []byte(`{"multi_last":["` + fleet.JobListSubject("*") + `"]}`)},
+		{"$JS.API.STREAM.MSG.GET." + jobs, []byte(`{"last_by_subj":"` + fleet.JobListSubject(me) + `"}`)},
+		{"$JS.API.CONSUMER.MSG.NEXT." + jobs + "." + me, []byte(`{"batch":1,"no_wait":true}`)},
 		{"$JS.API.STREAM.MSG.GET." + fleet.StreamAlerts, []byte(`{"seq":1}`)},
 		{"$JS.API.CONSUMER.INFO." + jobs + "." + other, nil}, {"$JS.API.CONSUMER.INFO." + jobs + "." + me, nil}, {"$JS.API.CONSUMER.NAMES." + jobs, nil}, {"$JS.API.CONSUMER.LIST." + jobs, nil},
 		{"$JS.API.CONSUMER.MSG.NEXT." + jobs + "." + other, []byte(`{"batch":1,"no_wait":true}`)},
@@ -595,7 +600,8 @@ func answers(t *testing.T, e fleet.Engine, me, other string) {
 			t.Fatal(err)
 		}
 		for _, reply := range []string{
-			fleet.CommandSubject(other, fleet.StopService), fleet.CommandSubject(me, fleet.StopService), fleet.JobNudge(other), fleet.JobNudge(me), fleet.JobListSubject(other),
+			fleet.CommandSubject(other, fleet.StopService), fleet.CommandSubject(me, fleet.StopService), fleet.JobNudge(other), fleet.JobNudge(me),
+			fleet.JobListSubject(other),
 			fleet.HistorySubject(other, "power/battery"), fleet.HistorySubject(other, "safety/alerts/kept"),
 			"$KV." + fleet.BucketState + "." + other + ".power.battery", "$KV." + fleet.BucketPresence + "." + other, "$KV." + fleet.BucketMowers + "." + other,
 			"$JS.API.STREAM.PURGE." + fleet.StreamAlerts, "$JS.API.STREAM.DELETE." + fleet.StreamEvents, "$JS.API.STREAM.PURGE.KV_" + fleet.BucketState,
