@@ -28,6 +28,7 @@ type inbound struct {
 	body     []byte
 	header   func(name string) string
 	received time.Time
+	kept     *keptJob // of a job of a list; else nil
 }
 
 // A request is one that could be read.
@@ -41,6 +42,7 @@ type request struct {
 	header   func(name string) string
 	received time.Time
 	signer   string // id of the key; "" is not signed
+	keptAs   string // the id by which a list of jobs has it; "" is none
 }
 
 func (r *request) key() commandKey { return commandKey{r.m.Metadata.Sender, r.m.Metadata.ID} }
@@ -54,6 +56,9 @@ const (
 // readRequest reads what came. With an error the request has what could be read.
 func readRequest(in *inbound, lim message.Limits) (*request, error) {
 	r := &request{lane: in.lane, service: in.service, header: in.header, received: in.received}
+	if in.kept != nil {
+		r.keptAs = in.kept.id
+	}
 	bad := func(format string, args ...any) (*request, error) {
 		return r, &client.CommandError{Service: in.service, Command: r.p.Command, Code: client.CodeBadParameters, Message: fmt.Sprintf(format, args...)}
 	}

@@ -68,7 +68,7 @@ const (
 
 	// Deadlines beyond these are mistakes, and would have the ledger remember for as long.
 	maxCommandTime = time.Hour
-	maxJobTime     = 31 * 24 * time.Hour
+	maxJobTime     = fleet.MaxJobTime
 
 	clockTolerance = 300 * time.Second // how far a sender's clock may be from ours
 )
@@ -112,7 +112,7 @@ func (d *downlink) start(nc *nats.Conn) error {
 	if err := d.hear(nc); err != nil {
 		return err
 	}
-	return d.pull(nc)
+	return d.takeJobs(nc)
 }
 
 // stop ends the downlink. What runs is cancelled, and its answer kept. It is idempotent, and takes until ctx ends at most.

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/lawnberry/lawnberry/client"
 	"github.com/lawnberry/lawnberry/internal/fleet"
@@ -22,7 +21,16 @@ const (
 	fateDone  fate = iota // its end is in the history: it goes
 	fateLater             // it cannot be taken now, and comes again
 	fateOther             // it runs already: who runs it says when it is done
+	fateGone              // somebody has taken it back before it began
 )
+
+// A keptJob is what a list of jobs knows of one, and can do for it; see jobList.
+type keptJob struct {
+	id          string // by which the list has it
+	begunBefore bool   // it was marked as begun with another ledger than this one
+	begin       func() error
+	unbegin     func()
+}
 
 // takeJob runs a job, unless it has run, and puts its end into the history. It returns when that is on the disk, or cannot be.
 func (d *downlink) takeJob(in inbound) fate {
@@ -30,6 +38,10 @@ func (d *downlink) takeJob(in inbound) fate {
 	if in.service == fleet.StopService {
 		r, a := d.stopMower(&in, nobody)
 		return d.jobEnded(r, a)
+	}
+	if d.o.store == nil { // so nobody knows whether it has run
+		d.log.Debug("a job from the fleet waits for a disk that can be used", "service", in.service)
+		return fateLater
 	}
 	r, err := readRequest(&in, d.o.limits)
 	if err != nil {
@@ -44,6 +56,9 @@ func (d *downlink) takeJob(in inbound) fate {
 	}
 	before, err := d.ledger.find(e)
 	var until time.Time
+	if err == nil && before == nil && in.kept != nil {
+		err = in.kept.check(r)
+	}
 	if err == nil && before == nil {
 		if until, err = deadline(r); err == nil {
 			err = d.permit(r)
@@ -58,6 +73,15 @@ func (d *downlink) takeJob(in inbound) fate {
 		if err == nil {
 			before, _, err = d.ledger.claim(e, r.received)
 		}
+		if before == e && in.kept != nil {
+			if f, marked := d.mark(r, e, in.kept); !marked {
+				return f
+			}
+			r.received = time.Now()
+			if again, err := deadline(r); err == nil { // else it has passed, and run says so
+				until = again
+			}
+		}
 	}
 	clock := (*clockError)(nil)
 	switch {
@@ -68,12 +92,59 @@ func (d *downlink) takeJob(in inbound) fate {
 		return d.jobEnded(r, d.refuse(r, refusal(r, err), nobody))
 	case before == e:
 		if d.run(r, e, until, nobody) == nil {
+			if in.kept != nil {
+				in.kept.unbegin()
+			}
 			return fateLater
 		}
 	case !d.ledger.isDone(before):
 		return fateOther
 	}
 	return d.tell(before)
+}
+
+// check returns what is wrong with a job of a list before anything else is asked.
+func (k *keptJob) check(r *request) error {
+	switch {
+	case k.id != r.m.Metadata.ID:
+		return &client.CommandError{Code: client.CodeBadParameters, Message: fmt.Sprintf("the list of jobs has it as %s: another id than its own", shown(k.id))}
+	case k.begunBefore:
+		return errNoRecord()
+	}
+	return nil
+}
+
+// errNoRecord is of a job that was marked as begun with another ledger: that of a disk that was lost, or of another uplink of this name.
+func errNoRecord() error {
+	text := "it may have run: the mower was about to begin it, and has no record of what became of that; ask for the state that it should have led to"
+	return &client.CommandError{Code: fleet.CodeUnknown, Message: text}
+}
+
+// mark has the engine note that a claimed job is begun. If it cannot be begun then, the claim is given up, and f is its fate.
+func (d *downlink) mark(r *request, e *execution, k *keptJob) (f fate, marked bool) {
+	err := k.begin()
+	if err == nil && d.ctx.Err() != nil {
+		k.unbegin()
+		err = errStopping
+	}
+	if err == nil {
+		return 0, true
+	}
+	f = fateLater
+	a := d.answer(r.key(), "", nil, refusal(r, fmt.Errorf("not run: %w", err)), 0)
+	for _, reply := range d.ledger.release(e) { // who has sent the same as a command
+		reply(a)
+	}
+	switch {
+	case errors.Is(err, errJobGone):
+		d.log.Info("a job from the fleet was taken back before it began", "service", r.service, "command", r.p.Command, "job", r.m.Metadata.ID)
+		f = fateGone
+	case errors.Is(err, errBegunBefore):
+		f = d.jobEnded(r, d.refuse(r, errNoRecord(), func([]byte, string) {}))
+	case d.ctx.Err() == nil:
+		d.log.Warn("a job from the fleet waits: the engine does not note that it begins", "service", r.service, "command", r.p.Command, "error", err)
+	}
+	return f, false
 }
 
 // awaitService waits for the service that a job is for: a mower that was switched on takes its jobs before all its services are there. It waits for
@@ -97,11 +168,15 @@ func (d *downlink) awaitService(r *request) (waited bool) {
 
 // jobEnded puts the end of a job that was not run into the history. One that names no id has none.
 func (d *downlink) jobEnded(r *request, a answer) fate {
-	if !printable(r.m.Metadata.ID, maxID) {
+	id := r.m.Metadata.ID
+	if !printable(id, maxID) {
+		id = r.keptAs
+	}
+	if !printable(id, maxID) {
 		return fateDone
 	}
 	return d.putEnd(fleet.JobEnd{
-		Job: r.m.Metadata.ID, Operator: shown(r.m.Metadata.Sender), Service: shown(r.service), Command: shown(r.p.Command), Time: timeOf(a.Time),
+		Job: id, Operator: shown(r.m.Metadata.Sender), Service: shown(r.service), Command: shown(r.p.Command), Time: timeOf(a.Time),
 		Success: a.Success, Result: a.Result, Code: a.Code, Error: a.Error,
 	})
 }
@@ -139,173 +214,9 @@ func (d *downlink) putEnd(end fleet.JobEnd) fate {
 func timeOf(s float64) time.Time { return time.UnixMicro(int64(s * 1e6)).UTC() }
 
 const (
-	jobAckWait  = 30 * time.Second
-	jobPull     = 30 * time.Second // that one request for a job lasts
-	jobBeat     = 5 * time.Second  // between signs of life of the engine meanwhile
-	jobAgain    = 15 * time.Second // after which a job comes again that could not be taken
-	jobsRequest = 10 * time.Second // that the engine may take to answer
-
 	longestService = time.Minute // that a job waits for its service
 	servicePause   = 50 * time.Millisecond
 )
-
-// pull takes jobs from a NATS engine until the downlink ends.
-func (d *downlink) pull(nc *nats.Conn) error {
-	js, err := jetstream.New(nc)
-	if err != nil {
-		return err
-	}
-	d.goes(func() {
-		for _, e := range d.ledger.untold() {
-			d.tell(e) // what fails is told when the job comes again
-		}
-		wait, said := time.Second, ""
-		for d.ctx.Err() == nil {
-			began := time.Now()
-			err := d.pullAll(nc, js)
-			if d.ctx.Err() != nil {
-				return
-			}
-			if time.Since(began) > time.Minute {
-				wait, said = time.Second, ""
-			}
-			if text := err.Error(); text != said {
-				said = text
-				d.log.Warn("no jobs come from the fleet's engine: it is asked again", "stream", fleet.StreamJobs, "error", err)
-			}
-			select {
-			case <-time.After(wait):
-			case <-d.ctx.Done():
-			}
-			wait = min(2*wait, 15*time.Second)
-		}
-	})
-	return nil
-}
-
-// errNoConsumer is what the engine says of a consumer that it does not have, and while it has nobody to lead it.
-var errNoConsumer = errors.New("the engine does not have the consumer of the mower's jobs, or cannot be asked now")
-
-// pullAll takes jobs until something is wrong. It needs the rights to ask the mower's consumer for messages, and to acknowledge them. When the
-// engine has no such consumer it tries to make it, which not every engine lets a mower do: where mowers are enrolled, that makes it.
-func (d *downlink) pullAll(nc *nats.Conn, js jetstream.JetStream) error {
-	for {
-		select {
-		case d.jobBusy <- struct{}{}:
-		case <-d.ctx.Done():
-			return d.ctx.Err()
-		}
-		m, err := d.nextJob(nc)
-		if err == nil && m != nil && d.goes(func() {
-			defer func() { <-d.jobBusy }()
-			d.doJob(m)
-		}) {
-			continue
-		}
-		<-d.jobBusy
-		if errors.Is(err, errNoConsumer) {
-			ctx, cancel := context.WithTimeout(d.ctx, jobsRequest)
-			_, made := js.CreateOrUpdateConsumer(ctx, fleet.StreamJobs, jetstream.ConsumerConfig{
-				Durable: d.o.mower, FilterSubject: fleet.JobFilter(d.o.mower),
-				AckPolicy: jetstream.AckExplicitPolicy, AckWait: jobAckWait, MaxAckPending: 4 * maxJobs,
-			})
-			cancel()
-			if made == nil {
-				continue
-			}
-			err = fmt.Errorf("%w (%w)", err, made)
-		}
-		if err != nil {
-			return err
-		}
-	}
-}
-
-// nextJob waits for a job, nil is none for now.
-func (d *downlink) nextJob(nc *nats.Conn) (*nats.Msg, error) {
-	if !nc.IsConnected() {
-		return nil, nats.ErrDisconnected
-	}
-	ctx, cancel := context.WithTimeout(d.ctx, jobPull+jobBeat)
-	defer cancel()
-	inbox := nc.NewInbox()
-	sub, err := nc.SubscribeSync(inbox)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = sub.Unsubscribe() }() // the connection may be closed
-	request := fmt.Appendf(nil, `{"batch":1,"expires":%d,"idle_heartbeat":%d}`, jobPull, jobBeat)
-	if err := nc.PublishRequest("$JS.API.CONSUMER.MSG.NEXT."+fleet.StreamJobs+"."+d.o.mower, inbox, request); err != nil {
-		return nil, err
-	}
-	for {
-		one, cancel := context.WithTimeout(ctx, 2*jobBeat)
-		m, err := sub.NextMsgWithContext(one)
-		cancel()
-		switch {
-		case errors.Is(err, nats.ErrNoResponders):
-			return nil, errNoConsumer
-		case err != nil && d.ctx.Err() != nil:
-			return nil, d.ctx.Err()
-		case err != nil && ctx.Err() != nil:
-			return nil, nil
-		case err != nil:
-			return nil, fmt.Errorf("the engine gives no sign of life: %w", err)
-		}
-		switch status := m.Header.Get("Status"); {
-		case status == "" || len(m.Data) > 0:
-			return m, nil
-		case status == "100": // a sign of life
-		case status == "404", status == "408":
-			return nil, nil
-		case status == "503":
-			return nil, errNoConsumer
-		default:
-			return nil, fmt.Errorf("the engine says %s %s", status, m.Header.Get("Description"))
-		}
-	}
-}
-
-// doJob runs a job that came, and says what is to become of it.
-func (d *downlink) doJob(m *nats.Msg) {
-	target, err := fleet.ParseJobSubject(d.o.mower, m.Subject)
-	if err != nil {
-		d.malformed.Add(1)
-		_ = m.Term()
-		return
-	}
-	in := inbound{lane: laneJob, service: target, body: m.Data, header: m.Header.Get, received: time.Now()}
-	ended := make(chan struct{})
-	beating := make(chan struct{})
-	go func() { // so that it does not come again while it runs
-		defer close(beating)
-		tick := time.NewTicker(jobAckWait / 3)
-		defer tick.Stop()
-		for {
-			select {
-			case <-tick.C:
-				_ = m.InProgress() // else it comes again, and is not run
-			case <-ended:
-				return
-			}
-		}
-	}()
-	f := d.takeJob(in)
-	close(ended)
-	<-beating
-	switch f {
-	case fateDone:
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(d.ctx), jobsRequest)
-		defer cancel()
-		err = m.AckSync(nats.Context(ctx))
-	case fateLater:
-		err = m.NakWithDelay(jobAgain)
-	case fateOther:
-	}
-	if err != nil {
-		d.log.Debug("the engine was not told what became of a job: it comes again, and is not run", "error", err)
-	}
-}
 
 // hear takes commands from a NATS engine. The emergency stop has a subscription of its own, so that nothing is before it.
 func (d *downlink) hear(nc *nats.Conn) error {

@@ -17,7 +17,7 @@ import (
 // left waits until the engine has so many jobs.
 func (y *yard) left(n int) {
 	y.t.Helper()
-	eventually(y.t, "jobs are acknowledged", func() bool {
+	eventually(y.t, "jobs that have ended are gone", func() bool {
 		jobs, err := y.anna.Jobs(testContext(y.t), yardMower)
 		check(y.t, err)
 		return len(jobs) == n
@@ -56,6 +56,7 @@ func TestJobs(t *testing.T) {
 	if _, err := y.anna.CancelJob(ctx, yardMower, ids[9]); !errors.Is(err, fleet.ErrNoJob) {
 		t.Errorf("cancelled twice: %v", err)
 	}
+	y.release() // it is engaged where it was never released
 	y.start(func(o *downlinkOptions) { o.permits = []string{"navigation/*"} })
 	for i, id := range ids {
 		if i == 9 {
@@ -104,22 +105,28 @@ func TestJobWaitsForService(t *testing.T) {
 	}
 }
 
-// A job whose deadline passes while the mower is away is not run, nor one that comes all the same after it.
+// A job whose deadline passes while the mower is away is not run, and ends when the mower comes.
 func TestJobDeadline(t *testing.T) {
 	t.Parallel()
 	y := newBareYard(t, natstest.Start(t))
 	ctx := testContext(t)
-	_, err := y.anna.AddJob(ctx, yardMower, "navigation", "count", named("gone"), time.Now().Add(time.Second), 0)
+	until := time.Now().Add(time.Second)
+	id, err := y.anna.AddJob(ctx, yardMower, "navigation", "count", named("gone"), until, 0)
 	check(t, err)
-	y.left(0) // the engine has dropped it
+	eventually(t, "its deadline has passed", func() bool { return time.Now().After(until) })
+	y.left(1)
 	y.start(nil)
+	if e := y.end(id); e.Success || e.Code != client.CodeTimeout || !strings.Contains(e.Error, "not run") || e.Operator != "anna" || e.Command != "count" {
+		t.Errorf("%+v", e)
+	}
+	y.left(0)
 	r := y.make(raw{service: "navigation", keys: y.private, signed: fleet.JobTopic(yardMower, "navigation")})
 	late := inbound{lane: laneJob, service: "navigation", body: r.Data, header: r.Header.Get, received: time.Now().Add(time.Minute)}
 	if f := y.down.takeJob(late); f != fateDone {
 		t.Errorf("fate %d", f)
 	}
-	eventually(t, "its end", func() bool { y.mu.Lock(); defer y.mu.Unlock(); return len(y.ends) == 1 })
-	if e := y.ends[0]; e.Success || e.Code != client.CodeTimeout || !strings.Contains(e.Error, "not run") {
+	eventually(t, "its end", func() bool { y.mu.Lock(); defer y.mu.Unlock(); return len(y.ends) == 2 })
+	if e := y.ends[1]; e.Success || e.Code != client.CodeTimeout || !strings.Contains(e.Error, "not run") {
 		t.Errorf("%+v", e)
 	}
 	early := inbound{lane: laneJob, service: "navigation", body: r.Data, header: r.Header.Get, received: time.Now().Add(-time.Hour)}
@@ -160,7 +167,7 @@ func TestJobEndNotTaken(t *testing.T) {
 	}
 }
 
-// The consumer of the mower, and the stream, may be lost: they are found again.
+// The bucket may be lost, and the server be killed: both are found again. No consumer is left.
 func TestJobsAfterLoss(t *testing.T) {
 	t.Parallel()
 	y := newYard(t, natstest.Start(t), nil)
@@ -171,20 +178,27 @@ func TestJobsAfterLoss(t *testing.T) {
 		check(t, err)
 		y.end(id)
 	}
-	add("before")
-	check(t, y.js.DeleteConsumer(ctx, fleet.StreamJobs, yardMower))
-	add("after the consumer was deleted")
-	check(t, y.js.DeleteStream(ctx, fleet.StreamJobs))
+	for i := range 5 { // so that the next bucket begins with lower sequences
+		add(name(i))
+	}
+	check(t, y.js.DeleteStream(ctx, "KV_"+fleet.BucketJobs))
 	y.streams()
-	add("after the stream was deleted")
+	add("after the bucket was deleted")
+	y.left(0)
 	y.nats.Kill(0)
 	y.nats.Restart(0)
 	y.nats.WaitReady()
 	add("after the server was killed")
+	y.left(0)
+	y.mu.Lock()
+	defer y.mu.Unlock()
 	for n, times := range y.ran {
 		if times != 1 {
 			t.Errorf("%s: %d times", n, times)
 		}
+	}
+	if len(y.ran) != 7 {
+		t.Errorf("%d have run", len(y.ran))
 	}
 }
 

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/lawnberry/lawnberry/internal/store"
 	"github.com/lawnberry/lawnberry/message"
 )
@@ -20,6 +22,7 @@ import (
 // that was forgotten is kept, and what has none later than that is refused. So no clock that was set decides whether something runs twice.
 type ledger struct {
 	store  *store.Store // nil takes nothing: then nothing is begun
+	id     string       // of this ledger: another disk has another
 	keep   int          // entries that stay whatever their time
 	most   int          // entries at all
 	margin time.Duration
@@ -32,6 +35,7 @@ type ledger struct {
 const (
 	ledgerPrefix = "command/"
 	ledgerMark   = "forgotten-command"
+	ledgerID     = "id-of-the-ledger"
 
 	keepEntries = 2_000
 	mostEntries = 20_000
@@ -134,6 +138,15 @@ func openLedger(s *store.Store) (l *ledger, interrupted []*execution, err error)
 	})
 	if err == nil {
 		err = s.Scan([]byte(ledgerMark), func(_, value []byte) error { return json.Unmarshal(value, &l.forgotten) })
+	}
+	if err == nil {
+		err = s.Scan([]byte(ledgerID), func(_, value []byte) error { l.id = string(value); return nil })
+	}
+	if err == nil && l.id == "" {
+		l.id = uuid.NewString()
+		var b store.Batch
+		b.Set([]byte(ledgerID), []byte(l.id))
+		_ = s.Commit(&b) // a disk that takes nothing takes no command either, and then the next ledger is another
 	}
 	return l, interrupted, err
 }

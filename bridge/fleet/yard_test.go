@@ -41,6 +41,8 @@ type yard struct {
 	private string // the operator's
 	dir     string // of the ledger
 	down    *downlink
+	box     jobBox   // of the mower's jobs, instead of that of the engine
+	list    *jobList // with box; nobody looks at it by itself
 	stop    func()
 	rights  []nats.Option // of the mower's connection
 	nc      *nats.Conn    // the operator's
@@ -115,9 +117,7 @@ func (y *yard) streams() {
 	eventually(y.t, "the streams are there", func() bool {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		_, err := y.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
-			Name: fleet.StreamJobs, Subjects: []string{"lawnberry.*.jobs.>"}, Retention: jetstream.WorkQueuePolicy, AllowDirect: true, AllowMsgTTL: true, Replicas: replicas,
-		})
+		_, err := y.js.CreateOrUpdateStream(ctx, jobsBucket(y.t, replicas))
 		if err == nil {
 			_, err = y.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 				Name: fleet.StreamEvents, Subjects: []string{"lawnberry.*.fleet.>"}, AllowDirect: true, Replicas: replicas,
@@ -130,6 +130,14 @@ func (y *yard) streams() {
 		}
 		return err == nil
 	})
+}
+
+// jobsBucket is the bucket of jobs as an engine has it.
+func jobsBucket(t testing.TB, replicas int) jetstream.StreamConfig {
+	t.Helper()
+	all, err := fleet.Streams(fleet.Limits{Mowers: 200}, replicas)
+	check(t, err)
+	return all[slices.IndexFunc(all, func(c jetstream.StreamConfig) bool { return c.Name == "KV_"+fleet.BucketJobs })]
 }
 
 // present says that the mower is there, as its uplink does.
@@ -260,7 +268,12 @@ func (y *yard) start(adjust func(*downlinkOptions)) {
 	nc := y.connect("mower", append([]nats.Option{nats.CustomInboxPrefix(fleet.InboxPrefix(yardMower))}, y.rights...)...)
 	y.down, err = newDownlink(o)
 	check(y.t, err)
-	check(y.t, y.down.start(nc))
+	if y.box == nil {
+		check(y.t, y.down.start(nc))
+	} else {
+		check(y.t, y.down.hear(nc))
+		y.list = newJobList(y.down, y.box)
+	}
 	down, once := y.down, sync.Once{}
 	y.stop = func() {
 		once.Do(func() {

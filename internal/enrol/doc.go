@@ -7,8 +7,8 @@
 //
 // The account FLEET has the streams and buckets, and those who look after the fleet are its users. Each mower has an account of its own, without
 // any storage, which imports from FLEET what it needs: that it may publish its history and its latest values, ask for the last message of one
-// of its own subjects, take its jobs, hear its commands, and answer. Each import is for subjects with the id of the mower in them, and needs a token
-// signed by FLEET. The subjects are the same on both sides, so a mower notices nothing of it.
+// of its own subjects, read and change its list of jobs, hear its commands, and answer. Each import is for subjects with the id of the mower in
+// them, and needs a token signed by FLEET. The subjects are the same on both sides, so a mower notices nothing of it.
 //
 // # Why an account for each mower
 //
@@ -18,7 +18,7 @@
 // JetStream's own interface, where it empties or removes streams (seen with nats-server 2.15.2). Between accounts the answer comes back into
 // the account that has asked, and there only the mower's own subjects are.
 //
-// For the same reason a mower does not make its consumer of jobs, which [Fleet.Enrol] does: a consumer may deliver to any subject of FLEET.
+// For the same reason a mower has no consumer: one may deliver to any subject of FLEET. Besides, a consumer for each mower would be a Raft group for each.
 //
 // # Locking out
 //

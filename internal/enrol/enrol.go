@@ -51,7 +51,6 @@ type session struct {
 	f      *Fleet
 	fleet  *nats.Conn
 	system *nats.Conn
-	js     jetstream.JetStream
 	mowers jetstream.KeyValue
 }
 
@@ -72,11 +71,12 @@ func (f *Fleet) open(ctx context.Context, change bool) (s *session, err error) {
 			return s, fmt.Errorf("%w %s: %w", ErrUnreachable, f.config.URL(), err)
 		}
 	}
-	if s.js, err = jetstream.New(s.fleet); err != nil {
+	js, err := jetstream.New(s.fleet)
+	if err != nil {
 		return s, err
 	}
 	err = patiently(ctx, oneAnswer, func(ctx context.Context) (err error) {
-		s.mowers, err = s.js.KeyValue(ctx, fleet.BucketMowers)
+		s.mowers, err = js.KeyValue(ctx, fleet.BucketMowers)
 		return err
 	})
 	if errors.Is(err, jetstream.ErrBucketNotFound) {
@@ -232,9 +232,6 @@ func (f *Fleet) Enrol(ctx context.Context, mower, file string, again bool) (e *E
 
 // letIn has the servers let a mower in, and writes its credentials.
 func (s *session) letIn(ctx context.Context, e *Enrolment, out *os.File, creds []byte) error {
-	if err := s.consumer(ctx, e.Mower); err != nil {
-		return err
-	}
 	account, err := s.f.mowerAccount(e.Mower, e.Account, false)
 	if err != nil {
 		return err
@@ -249,18 +246,6 @@ func (s *session) letIn(ctx context.Context, e *Enrolment, out *os.File, creds [
 		return err
 	}
 	return syncDirectory(out.Name())
-}
-
-// consumer makes the consumer of a mower's jobs. The mower may not, see the comment of this package.
-func (s *session) consumer(ctx context.Context, mower string) error {
-	err := patiently(ctx, oneAnswer, func(ctx context.Context) error {
-		_, err := s.js.CreateOrUpdateConsumer(ctx, fleet.StreamJobs, fleet.JobConsumer(mower))
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("the consumer of the jobs of %s: %w", mower, err)
-	}
-	return nil
 }
 
 // Revoke locks a mower out: every server closes its connections, and lets it in no more. It returns once each server that could be reached has said so;
@@ -294,11 +279,7 @@ func (f *Fleet) Revoke(ctx context.Context, mower, why string) (*Enrolment, erro
 		}
 	}
 	e.Unconfirmed = unconfirmed
-	err = patiently(ctx, oneAnswer, func(ctx context.Context) error { return s.js.DeleteConsumer(ctx, fleet.StreamJobs, mower) })
-	if errors.Is(err, jetstream.ErrConsumerNotFound) {
-		err = nil
-	}
-	return e, err
+	return e, nil
 }
 
 // lockOut locks a mower out, and returns which servers have not answered.
@@ -449,15 +430,15 @@ func (f *Fleet) List(ctx context.Context) ([]Enrolment, error) {
 	}
 }
 
-// Setup makes the engine's streams and buckets, and the consumers of mowers that have lost theirs, as with a stream that was removed.
+// Setup makes the engine's streams and buckets.
 func (f *Fleet) Setup(ctx context.Context, l fleet.Limits) ([]fleet.Settled, error) {
 	c, err := f.Engine().DialNATS("lawnberry fleet", nats.RetryOnFailedConnect(false), nats.NoReconnect())
 	if err != nil {
 		return nil, fmt.Errorf("%w %s: %w", ErrUnreachable, f.config.URL(), err)
 	}
+	defer c.Close()
 	js, err := jetstream.New(c)
 	if err != nil {
-		c.Close()
 		return nil, err
 	}
 	var changes []fleet.Settled
@@ -465,27 +446,7 @@ func (f *Fleet) Setup(ctx context.Context, l fleet.Limits) ([]fleet.Settled, err
 		changes, err = fleet.Setup(ctx, js, l, f.config.Replicas())
 		return err
 	})
-	c.Close()
-	if err != nil {
-		return changes, err
-	}
-	enrolled, err := f.List(ctx)
-	if err != nil {
-		return changes, err
-	}
-	s, err := f.open(ctx, false)
-	if err != nil {
-		return changes, err
-	}
-	defer s.end()
-	for _, e := range enrolled {
-		if e.Revoked == nil {
-			if err := s.consumer(ctx, e.Mower); err != nil {
-				return changes, err
-			}
-		}
-	}
-	return changes, nil
+	return changes, err
 }
 
 // whoami is the user and host that an enrolment is written down with.

@@ -196,8 +196,7 @@ func (f *Fleet) fleetAccount() (string, error) {
 	claims.Limits.MaxBytesRequired = true // no stream may take all there is
 	for _, s := range shared("*") {
 		claims.Exports.Add(&jwt.Export{
-			Name: s.name, Subject: jwt.Subject(s.subject), Type: s.kind, TokenReq: true, ResponseType: s.response,
-			ResponseThreshold: s.threshold(),
+			Name: s.name, Subject: jwt.Subject(s.subject), Type: s.kind, TokenReq: true, ResponseType: s.response(),
 		})
 	}
 	return claims.Encode(f.signing)

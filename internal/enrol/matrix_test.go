@@ -223,64 +223,65 @@ func TestMowersOwnRights(t *testing.T) {
 				return errors.Is(err, nats.ErrNoResponders)
 			})
 
-			// Jobs: found, taken with their subject, put back, acknowledged.
-			if _, err := operator.js.Publish(ctx, fleet.JobSubject("a", "blades"), []byte("sharpen"), jetstream.WithMsgTTL(time.Hour)); err != nil {
-				t.Fatal(err)
-			}
-			for i := range 2 {
-				job := next(t, m, "a", 30*time.Second)
-				if job == nil {
-					t.Fatal("no job")
-				}
-				if job.Subject != fleet.JobSubject("a", "blades") || string(job.Data) != "sharpen" {
-					t.Errorf("the job %q, %q", job.Subject, job.Data)
-				}
-				if i == 0 {
-					err = job.Nak()
-				} else if err = job.InProgress(); err == nil {
-					err = job.AckSync(nats.Context(ctx))
-				}
-				if err != nil {
-					t.Error(err)
-				}
-			}
-			stream, err := operator.js.Stream(ctx, fleet.StreamJobs)
+			// Jobs: heard of from every node, read, and changed on the condition that nobody else has.
+			box, err := fleet.NewJobBox(m.Conn, "a")
 			if err != nil {
 				t.Fatal(err)
 			}
-			until(t, "the job is gone", func() bool {
-				info, err := stream.Info(ctx)
-				return err == nil && info.State.Msgs == 0
-			})
-			if job := next(t, m, "a", time.Second); job != nil {
-				t.Errorf("one more job: %q", job.Data)
+			if got, err := box.Read(ctx); err != nil || got.Sequence != 0 || got.Body != nil {
+				t.Errorf("no jobs: %+v, %v", got, err)
 			}
+			nudges, err := m.SubscribeSync(fleet.JobNudge("a"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := m.Flush(); err != nil {
+				t.Fatal(err)
+			}
+			for i := range s.Len() {
+				e := f.Engine()
+				e.URL = strings.Split(e.URL, ",")[i]
+				o := connect(t, e)
+				until(t, "a nudge comes", func() bool {
+					if err := o.Publish(fleet.JobNudge("a"), nil); err != nil {
+						t.Fatal(err)
+					}
+					_, err := nudges.NextMsg(100 * time.Millisecond) // the subscription may not have got about
+					return err == nil
+				})
+			}
+			ack, err := operator.js.Publish(ctx, fleet.JobListSubject("a"), []byte("a job"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			until(t, "the mower sees its jobs", func() bool { // any replica answers
+				got, err := box.Read(ctx)
+				return err == nil && got.Sequence == ack.Sequence && string(got.Body) == "a job"
+			})
+			changed := &fleet.JobsChangedError{}
+			if _, err := box.Write(ctx, []byte("begun"), ack.Sequence+1); !errors.As(err, &changed) || !changed.Known || changed.Last != ack.Sequence {
+				t.Errorf("of another list: %v", err)
+			}
+			sequence, err := box.Write(ctx, []byte("begun"), ack.Sequence)
+			if err != nil || sequence <= ack.Sequence {
+				t.Errorf("%d, %v", sequence, err)
+			}
+			if _, err := box.Write(ctx, nil, sequence); err != nil {
+				t.Error(err)
+			}
+			jobs, err := operator.js.KeyValue(ctx, fleet.BucketJobs)
+			if err != nil {
+				t.Fatal(err)
+			}
+			until(t, "the jobs are gone", func() bool {
+				_, err := jobs.Get(ctx, "a")
+				return errors.Is(err, jetstream.ErrKeyNotFound)
+			})
 			if got := m.objections(t); len(got) != 0 {
 				t.Error(got)
 			}
 		})
 	}
-}
-
-// next takes a job as the uplink does, nil is none.
-func next(t *testing.T, m *peer, mower string, wait time.Duration) *nats.Msg {
-	t.Helper()
-	js, err := m.JetStream() // the older interface can do without asking what the consumer is like
-	if err != nil {
-		t.Fatal(err)
-	}
-	sub, err := js.PullSubscribe("", mower, nats.Bind(fleet.StreamJobs, mower), nats.SkipConsumerLookup())
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := sub.Fetch(1, nats.MaxWait(wait))
-	if err != nil && !errors.Is(err, nats.ErrTimeout) {
-		t.Fatal(err)
-	}
-	if len(got) == 0 {
-		return nil
-	}
-	return got[0]
 }
 
 // No mower reads or writes what is another's, nor gives commands or jobs, nor changes the engine. Nobody does without credentials.
@@ -361,11 +362,12 @@ func TestMatrix(t *testing.T) {
 				if me, _, err := fleet.ParseHistorySubject(m.Subject); err == nil {
 					delete(fences, me+string(m.Data))
 				}
-				if strings.HasPrefix(m.Subject, "_R_.") || strings.HasPrefix(m.Reply, "$JS.ACK.") && own(m) {
+				if strings.HasPrefix(m.Subject, "_R_.") {
 					continue // on the way to who has asked
 				}
 				if strings.Contains(string(m.Data), "evil") || strings.HasPrefix(m.Subject, "$JS.API.STREAM") || strings.HasPrefix(m.Subject, "$JS.API.CONSUMER.DELETE") ||
-					strings.HasPrefix(m.Subject, "$JS.API.CONSUMER.CREATE") || strings.Contains(m.Subject, ".commands.") || strings.Contains(m.Subject, ".jobs.") || !own(m) {
+					strings.HasPrefix(m.Subject, "$JS.API.CONSUMER.CREATE") || strings.HasPrefix(m.Subject, "$JS.ACK.") || strings.Contains(m.Subject, ".commands.") || strings.HasSuffix(m.Subject, ".jobs") ||
+					strings.Contains(m.Subject, ".jobs.") || !own(m) {
 					t.Errorf("FLEET has got %s %q (reply %q)", m.Subject, m.Data, m.Reply)
 				}
 			}
@@ -381,11 +383,6 @@ func TestMatrix(t *testing.T) {
 				got, err := st.GetLastMsgForSubject(ctx, subject)
 				if err != nil || string(got.Data) != want {
 					t.Errorf("%s has changed: %v, %v", subject, got, err)
-				}
-			}
-			for _, mower := range []string{"a", "b"} {
-				if _, err := operator.js.Consumer(ctx, fleet.StreamJobs, mower); err != nil {
-					t.Errorf("the consumer of %s: %v", mower, err)
 				}
 			}
 		})
@@ -408,7 +405,7 @@ func fill(t *testing.T, operator *peer) map[string]string {
 	for _, mower := range []string{"a", "b"} {
 		for _, subject := range []string{
 			fleet.HistorySubject(mower, "safety/alerts/kept"), fleet.HistorySubject(mower, "system/events/kept"), fleet.HistorySubject(mower, "power/battery"),
-			"$KV." + fleet.BucketState + "." + mower + ".power.battery", fleet.JobSubject(mower, "blades"),
+			"$KV." + fleet.BucketState + "." + mower + ".power.battery", fleet.JobListSubject(mower),
 		} {
 			all[subject] = "secret of " + mower
 			if _, err := operator.js.Publish(t.Context(), subject, []byte(all[subject])); err != nil {
@@ -443,8 +440,10 @@ func publishes(t *testing.T, e fleet.Engine, me, other string) {
 		"$KV." + fleet.BucketState + "." + other + ".power.battery", "$KV." + fleet.BucketState + "." + me, "$KV." + fleet.BucketPresence + "." + other,
 		"$KV." + fleet.BucketMowers + "." + me, "$KV." + fleet.BucketMowers + "." + other,
 		fleet.CommandSubject(other, "navigation"), fleet.CommandSubject(other, fleet.StopService), fleet.CommandSubject(me, "navigation"),
-		fleet.JobSubject(other, "blades"), fleet.JobSubject(me, "blades"),
-		"$JS.ACK." + fleet.StreamJobs + "." + other + ".1.2.2.1.0", "_INBOX.x", "_INBOX_" + other + ".x", "_R_.x", "$SYS.REQ.CLAIMS.UPDATE", "$SYS.REQ.SERVER.PING",
+		fleet.JobNudge(other), fleet.JobNudge(me), fleet.JobNudge(me) + ".x", fleet.JobListSubject(other), fleet.JobListSubject(me) + ".x",
+		"$KV." + fleet.BucketJobs,
+		"$JS.ACK.KV_" + fleet.BucketJobs + "." + me + ".1.2.2.1.0", "_INBOX.x", "_INBOX_" + other + ".x", "_R_.x", "$SYS.REQ.CLAIMS.UPDATE",
+		"$SYS.REQ.SERVER.PING",
 		"lawnberry", "lawnberry." + me, "x",
 	} {
 		if err := m.Publish(subject, []byte(`evil`)); err != nil {
@@ -464,7 +463,8 @@ func subscribes(t *testing.T, e fleet.Engine, operator *peer, me, other string) 
 	for _, subject := range []string{
 		fleet.CommandFilter(other), fleet.CommandSubject(other, "navigation"), "lawnberry.*.commands.>", "lawnberry.>", "lawnberry." + other + ".>", "lawnberry.*.*.navigation", ">", "*", "*.>", "*.*.commands.*",
 		"_INBOX_" + other + ".>", "_INBOX.>", "_INBOX_*.>", "$KV.>", "$KV." + fleet.BucketState + "." + other + ".>", "$JS.>", "$JS.EVENT.ADVISORY.>", "$SYS.>", "_R_.>",
-		fleet.JobFilter(other), "lawnberry." + me + ".>",
+		fleet.JobNudge(other), fleet.JobNudge("*"), fleet.JobNudge(other) + ".>", fleet.JobListSubject(other), fleet.JobListSubject(me),
+		fleet.JobListSubject("*"), "lawnberry." + me + ".>",
 	} {
 		sub, err := m.SubscribeSync(subject)
 		if err != nil {
@@ -485,6 +485,9 @@ func subscribes(t *testing.T, e fleet.Engine, operator *peer, me, other string) 
 	if _, err := operator.request(t, fleet.CommandSubject(other, "navigation"), nil); !errors.Is(err, nats.ErrNoResponders) {
 		t.Errorf("somebody hears commands for %s: %v", other, err)
 	}
+	if _, err := operator.request(t, fleet.JobNudge(other), nil); !errors.Is(err, nats.ErrNoResponders) {
+		t.Errorf("somebody hears of the jobs of %s: %v", other, err)
+	}
 }
 
 // asks tries what a mower must not ask JetStream.
@@ -492,7 +495,7 @@ func asks(t *testing.T, e fleet.Engine, me, other string) {
 	t.Helper()
 	m := connectMower(t, e, me)
 	defer m.Close()
-	jobs := fleet.StreamJobs
+	jobs := "KV_" + fleet.BucketJobs
 	create := func(name, filter string, more string) []byte {
 		return []byte(fmt.Sprintf(`{"stream_name":%q,"action":"","config":{"name":%q,"durable_name":%q,"ack_policy":"explicit","filter_subject":%q%s}}`, jobs, name, name, filter, more))
 	}
@@ -507,19 +510,23 @@ func asks(t *testing.T, e fleet.Engine, me, other string) {
 		{"$JS.API.DIRECT.GET." + fleet.StreamAlerts, []byte(`{"seq":1}`)},
 		{"$JS.API.DIRECT.GET.KV_" + fleet.BucketState + ".$KV." + fleet.BucketState + "." + other + ".power.battery", nil},
 		{"$JS.API.DIRECT.GET.KV_" + fleet.BucketMowers + ".$KV." + fleet.BucketMowers + "." + other, nil},
-		{"$JS.API.DIRECT.GET." + jobs + "." + fleet.JobSubject(other, "blades"), nil},
+		{fleet.JobListQuestion(other), nil}, {fleet.JobListQuestion("*"), nil}, {fleet.JobListQuestion(">"), nil},
+		{"$JS.API.DIRECT.GET." + jobs, []byte(`{"last_by_subj":"` + fleet.JobListSubject(me) + `"}`)},
+		{"$JS.API.DIRECT.GET." + jobs, []byte(`{"multi_last":["` + fleet.JobListSubject("*") + `"]}`)},
+		{"$JS.API.STREAM.MSG.GET." + jobs, []byte(`{"last_by_subj":"` + fleet.JobListSubject(me) + `"}`)},
+		{"$JS.API.CONSUMER.MSG.NEXT." + jobs + "." + me, []byte(`{"batch":1,"no_wait":true}`)},
 		{"$JS.API.STREAM.MSG.GET." + fleet.StreamAlerts, []byte(`{"seq":1}`)},
 		{"$JS.API.CONSUMER.INFO." + jobs + "." + other, nil}, {"$JS.API.CONSUMER.INFO." + jobs + "." + me, nil}, {"$JS.API.CONSUMER.NAMES." + jobs, nil}, {"$JS.API.CONSUMER.LIST." + jobs, nil},
 		{"$JS.API.CONSUMER.MSG.NEXT." + jobs + "." + other, []byte(`{"batch":1,"no_wait":true}`)},
 		{"$JS.API.CONSUMER.DELETE." + jobs + "." + other, nil}, {"$JS.API.CONSUMER.DELETE." + jobs + "." + me, nil},
 		{"$JS.API.CONSUMER.PAUSE." + jobs + "." + other, []byte(`{"pause_until":"2099-01-01T00:00:00Z"}`)},
-		{"$JS.API.CONSUMER.CREATE." + jobs + "." + me + "." + fleet.JobFilter(me), create(me, fleet.JobFilter(me), "")},
-		{"$JS.API.CONSUMER.CREATE." + jobs + "." + me + "." + fleet.JobFilter(me), create(me, fleet.JobFilter(me), `,"deliver_subject":"`+fleet.CommandSubject(other, "navigation")+`"`)},
-		{"$JS.API.CONSUMER.CREATE." + jobs + "." + me + "." + fleet.JobFilter(other), create(me, fleet.JobFilter(other), "")},
-		{"$JS.API.CONSUMER.CREATE." + jobs + "." + other + "." + fleet.JobFilter(other), create(other, fleet.JobFilter(other), "")},
-		{"$JS.API.CONSUMER.CREATE." + jobs + ".evil", create("evil", fleet.JobFilter(other), "")},
-		{"$JS.API.CONSUMER.CREATE." + jobs, create("", fleet.JobFilter(other), "")},
-		{"$JS.API.CONSUMER.DURABLE.CREATE." + jobs + "." + me, create(me, fleet.JobFilter(other), "")},
+		{"$JS.API.CONSUMER.CREATE." + jobs + "." + me + "." + fleet.JobListSubject(me), create(me, fleet.JobListSubject(me), "")},
+		{"$JS.API.CONSUMER.CREATE." + jobs + "." + me + "." + fleet.JobListSubject(me), create(me, fleet.JobListSubject(me), `,"deliver_subject":"`+fleet.CommandSubject(other, "navigation")+`"`)},
+		{"$JS.API.CONSUMER.CREATE." + jobs + "." + me + "." + fleet.JobListSubject(other), create(me, fleet.JobListSubject(other), "")},
+		{"$JS.API.CONSUMER.CREATE." + jobs + "." + other + "." + fleet.JobListSubject(other), create(other, fleet.JobListSubject(other), "")},
+		{"$JS.API.CONSUMER.CREATE." + jobs + ".evil", create("evil", fleet.JobListSubject(other), "")},
+		{"$JS.API.CONSUMER.CREATE." + jobs, create("", fleet.JobListSubject(other), "")},
+		{"$JS.API.CONSUMER.DURABLE.CREATE." + jobs + "." + me, create(me, fleet.JobListSubject(other), "")},
 		{"$JS.API.CONSUMER.CREATE." + fleet.StreamAlerts + ".evil", []byte(`{"stream_name":"` + fleet.StreamAlerts + `","config":{"name":"evil","ack_policy":"none"}}`)},
 	}
 	for _, stream := range []string{fleet.StreamAlerts, fleet.StreamEvents, fleet.StreamTelemetry, jobs, "KV_" + fleet.BucketState, "KV_" + fleet.BucketPresence, "KV_" + fleet.BucketMowers} {
@@ -545,7 +552,9 @@ func asks(t *testing.T, e fleet.Engine, me, other string) {
 	for _, q := range []question{
 		{"$JS.API.DIRECT.GET." + fleet.StreamAlerts + "." + fleet.HistorySubject(me, "safety/alerts/kept"), []byte(`{"last_by_subj":"` + fleet.HistorySubject(other, "safety/alerts/kept") + `"}`)},
 		{"$JS.API.DIRECT.GET." + fleet.StreamAlerts + "." + fleet.HistorySubject(me, "safety/>"), []byte(`{"multi_last":["lawnberry.>"]}`)},
-		{"$JS.API.CONSUMER.MSG.NEXT." + jobs + "." + me, []byte(`{"batch":100,"expires":1000000000}`)},
+		{fleet.JobListQuestion(me), []byte(`{"last_by_subj":"` + fleet.JobListSubject(other) + `"}`)},
+		{fleet.JobListQuestion(me), []byte(`{"multi_last":["` + fleet.JobListSubject("*") + `"],"batch":100}`)},
+		{fleet.JobListQuestion(me), []byte(`{"seq":1,"batch":100,"next_by_subj":"` + fleet.JobListSubject("*") + `"}`)},
 	} {
 		sub, err := m.SubscribeSync(m.NewInbox())
 		if err != nil {
@@ -563,7 +572,7 @@ func asks(t *testing.T, e fleet.Engine, me, other string) {
 		_ = sub.Unsubscribe()
 	}
 	for header, value := range map[string]string{"Nats-Rollup": "all", "Nats-Expected-Stream": "X"} {
-		for _, subject := range []string{fleet.HistorySubject(me, "safety/alerts/rollup"), "$KV." + fleet.BucketState + "." + me + ".rollup", "$KV." + fleet.BucketPresence + "." + me} {
+		for _, subject := range []string{fleet.HistorySubject(me, "safety/alerts/rollup"), "$KV." + fleet.BucketState + "." + me + ".rollup", "$KV." + fleet.BucketPresence + "." + me, fleet.JobListSubject(me)} {
 			r := nats.NewMsg(subject)
 			r.Header.Set(header, value)
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -591,21 +600,19 @@ func answers(t *testing.T, e fleet.Engine, me, other string) {
 			t.Fatal(err)
 		}
 		for _, reply := range []string{
-			fleet.CommandSubject(other, fleet.StopService), fleet.CommandSubject(me, fleet.StopService), fleet.JobSubject(other, "blades"), fleet.JobSubject(me, "evil"),
+			fleet.CommandSubject(other, fleet.StopService), fleet.CommandSubject(me, fleet.StopService), fleet.JobNudge(other), fleet.JobNudge(me),
+			fleet.JobListSubject(other),
 			fleet.HistorySubject(other, "power/battery"), fleet.HistorySubject(other, "safety/alerts/kept"),
 			"$KV." + fleet.BucketState + "." + other + ".power.battery", "$KV." + fleet.BucketPresence + "." + other, "$KV." + fleet.BucketMowers + "." + other,
 			"$JS.API.STREAM.PURGE." + fleet.StreamAlerts, "$JS.API.STREAM.DELETE." + fleet.StreamEvents, "$JS.API.STREAM.PURGE.KV_" + fleet.BucketState,
-			"$JS.API.CONSUMER.DELETE." + fleet.StreamJobs + "." + other, "$JS.API.STREAM.LEADER.STEPDOWN." + fleet.StreamAlerts,
-			"$JS.ACK." + fleet.StreamJobs + "." + other + ".1.2.2.1.0", "_INBOX_" + other + ".x", "x",
+			"$JS.API.STREAM.PURGE.KV_" + fleet.BucketJobs, "$JS.API.STREAM.LEADER.STEPDOWN." + fleet.StreamAlerts,
+			"_INBOX_" + other + ".x", "x",
 		} {
 			for _, subject := range []string{
 				"$JS.API.DIRECT.GET." + fleet.StreamAlerts + "." + record.Subject, // the record
 				fleet.HistorySubject(me, "safety/alerts/ack"),                     // an acknowledgement
-				"$JS.API.CONSUMER.MSG.NEXT." + fleet.StreamJobs + "." + me,
+				fleet.JobListQuestion(me),                                         // the jobs
 			} {
-				if strings.Contains(subject, "MSG.NEXT") && i == 0 {
-					continue // of a job that it has, once is enough
-				}
 				if err := m.PublishRequest(subject, reply, nil); err != nil {
 					t.Fatal(err)
 				}

@@ -11,17 +11,17 @@ import (
 
 // A share is what the account FLEET lets a mower have.
 type share struct {
-	name     string
-	subject  string
-	kind     jwt.ExportType
-	response jwt.ResponseType
+	name    string
+	subject string
+	kind    jwt.ExportType
 }
 
-func (s share) threshold() time.Duration {
-	if s.kind == jwt.Service && s.response != jwt.ResponseTypeSingleton {
-		return time.Minute // between two answers
+// response is how many answers there are.
+func (s share) response() jwt.ResponseType {
+	if s.kind == jwt.Service {
+		return jwt.ResponseTypeSingleton
 	}
-	return 0
+	return ""
 }
 
 // roots are the first levels of topics that go up.
@@ -30,7 +30,7 @@ var roots = []string{"safety", "weather", "system", "fleet", "navigation", "powe
 // shared returns what a mower shares with FLEET; "*" is all mowers. A mower has nothing else.
 func shared(mower string) []share {
 	service := func(name, subject string) share {
-		return share{name, subject, jwt.Service, jwt.ResponseTypeSingleton}
+		return share{name, subject, jwt.Service}
 	}
 	var all []share
 	for _, root := range roots { // not its commands and jobs
@@ -44,10 +44,10 @@ func shared(mower string) []share {
 		all = append(all, service("last message in "+stream, "$JS.API.DIRECT.GET."+stream+".lawnberry."+mower+".>"))
 	}
 	return append(all,
-		// Not what its consumer is like: a server answers that in the name of the mower's account too, which has no JetStream.
-		share{"jobs", "$JS.API.CONSUMER.MSG.NEXT." + fleet.StreamJobs + "." + mower, jwt.Service, jwt.ResponseTypeStream},
-		service("acknowledgement of jobs", "$JS.ACK."+fleet.StreamJobs+"."+mower+".>"),
-		share{"commands", fleet.CommandFilter(mower), jwt.Stream, ""},
+		service("jobs", fleet.JobListSubject(mower)),
+		service("jobs that there are", fleet.JobListQuestion(mower)),
+		share{"changes of jobs", fleet.JobNudge(mower), jwt.Stream},
+		share{"commands", fleet.CommandFilter(mower), jwt.Stream},
 		// An inbox of FLEET has a name that nobody can guess. The mower's user may publish there only what answers a command.
 		service("answers", "_INBOX.>"),
 	)

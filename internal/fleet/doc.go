@@ -8,7 +8,7 @@
 //	latest of a topic    bucket LAWNBERRY_STATE, key <mower>.<topic>                lawnberry/fleet/<mower>/state/<topic>, retained, QoS 1
 //	presence             bucket LAWNBERRY_PRESENCE with a time to live, key <mower> lawnberry/fleet/<mower>/presence, retained, and a Will
 //	command              request on lawnberry.<mower>.commands.<service>            lawnberry/fleet/<mower>/commands/<service>, Response Topic
-//	job                  stream LAWNBERRY_JOBS, lawnberry.<mower>.jobs.<service>    lawnberry/fleet/<mower>/jobs/<service>, QoS 1 with expiry
+//	job                  bucket LAWNBERRY_JOBS, key <mower>: a list of them           lawnberry/fleet/<mower>/jobs/<service>, QoS 1 with expiry
 //	enrolment            bucket LAWNBERRY_MOWERS, key <mower>                       the broker's own
 //
 // A topic is relative to the mower's namespace. In subjects and keys its levels are tokens, see [Tokens].

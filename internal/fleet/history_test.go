@@ -62,7 +62,7 @@ func TestHistory(t *testing.T) {
 	p.Batch("b", "power/battery", "4", line(7, time.Minute))
 	p.Raw("lawnberry.c.power.battery", []byte("\x1f\x8bnonsense"), nil)
 	p.Raw("lawnberry.c.power.x", []byte("no line\n"), map[string][]string{fleet.HeaderBatch: {"many"}})
-	p.Raw("lawnberry.c.jobs.x", []byte("{}"), nil) // is nobody's history
+	p.Raw(fleet.JobListSubject("c"), []byte("{}"), nil) // is nobody's history
 	check(t, p.Flush(testContext(t)))
 
 	if got := texts(read(t, fleet.HistoryQuery{Mowers: []string{"a"}, Since: now.Add(-time.Hour), Limit: 100}, s)); got != "a 2, a 20, a 3, a 4, a go" {

@@ -11,10 +11,10 @@ const (
 	StreamAlerts    = "LAWNBERRY_ALERTS"
 	StreamEvents    = "LAWNBERRY_EVENTS"
 	StreamTelemetry = "LAWNBERRY_TELEMETRY"
-	StreamJobs      = "LAWNBERRY_JOBS"
 
 	BucketState    = "LAWNBERRY_STATE"
 	BucketPresence = "LAWNBERRY_PRESENCE"
+	BucketJobs     = "LAWNBERRY_JOBS"
 	BucketMowers   = "LAWNBERRY_MOWERS"
 )
 
@@ -167,9 +167,13 @@ func CommandSubject(mower, service string) string {
 	return subjectRoot + "." + mower + ".commands." + Tokens(service)
 }
 
-// JobSubject is where a mower takes jobs for a service.
-func JobSubject(mower, service string) string {
-	return subjectRoot + "." + mower + ".jobs." + Tokens(service)
+// JobNudge is where a mower is told, by a message without content, that its list of jobs has changed. No stream keeps it.
+func JobNudge(mower string) string { return subjectRoot + "." + mower + ".jobs" }
+
+// JobListSubject is the key of a mower in [BucketJobs] as a subject, JobListQuestion that on which any replica is asked for what is there.
+func JobListSubject(mower string) string { return "$KV." + BucketJobs + "." + mower }
+func JobListQuestion(mower string) string {
+	return "$JS.API.DIRECT.GET.KV_" + BucketJobs + "." + JobListSubject(mower)
 }
 
 // InboxPrefix is the prefix of all inboxes of a mower's connection to NATS, which no other mower may subscribe to.
@@ -184,21 +188,12 @@ func CommandTopic(mower, service string) string {
 }
 func JobTopic(mower, service string) string { return topicRoot + "/" + mower + "/jobs/" + service }
 
-// CommandFilter is all subjects on which a mower takes commands, JobFilter those of its jobs.
+// CommandFilter is all subjects on which a mower takes commands.
 func CommandFilter(mower string) string { return subjectRoot + "." + mower + ".commands.>" }
-func JobFilter(mower string) string     { return subjectRoot + "." + mower + ".jobs.>" }
 
 // ParseCommandSubject returns the service of a [CommandSubject] of the mower.
 func ParseCommandSubject(mower, subject string) (service string, err error) {
-	return parseService(CommandFilter(mower), subject)
-}
-
-// ParseJobSubject returns the service of a [JobSubject] of the mower.
-func ParseJobSubject(mower, subject string) (service string, err error) {
-	return parseService(JobFilter(mower), subject)
-}
-
-func parseService(filter, subject string) (string, error) {
+	filter := CommandFilter(mower)
 	tokens, ok := strings.CutPrefix(subject, strings.TrimSuffix(filter, ">"))
 	if !ok || strings.Contains(tokens, ".") {
 		return "", fmt.Errorf("%q is no subject of %s for one service", subject, filter)

@@ -30,19 +30,23 @@ type Operator interface {
 	// AddJob has the engine keep a command for a mower, until it comes or deadline is there, and returns the job's id. Once begun it may run for limit.
 	AddJob(ctx context.Context, mower, service, command string, parameters any, deadline time.Time, limit time.Duration) (id string, err error)
 
-	// Jobs returns the jobs that the engine has, of a mower or, for "", of all; also those that are running.
+	// Jobs returns the jobs that the engine has, of a mower or, for "", of all; also those that are running, and those whose deadline has passed while
+	// their mower was away. With an error that is ErrJobsUnreadable it has those of the mowers whose lists can be read.
 	Jobs(ctx context.Context, mower string) ([]Job, error)
 
-	// CancelJob takes a job back. begun is that the mower has been given it already: then it may run, or have run. The error is ErrNoJob if the
-	// engine does not have it: it has ended, or its deadline has passed.
+	// CancelJob takes a job back, which then has not run and will not. begun is that it was not, or that nobody knows whether it was: the mower has
+	// begun it, so that it may run, or have run. The error is ErrNoJob if the engine does not have it: it has ended.
 	CancelJob(ctx context.Context, mower, id string) (begun bool, err error)
 
-	// WaitJob waits until a job has ended. A job whose deadline passes while the mower is away has no end.
+	// RemoveUnreadableJobs removes the list of jobs of a mower if it cannot be read. The error is ErrNoJob if it can.
+	RemoveUnreadableJobs(ctx context.Context, mower string) error
+
+	// WaitJob waits until a job has ended. A job whose deadline passes while the mower is away ends when it comes back; at an MQTT engine it has no end.
 	WaitJob(ctx context.Context, mower, id string) (JobEnd, error)
 }
 
 // ErrNoJob is a job that the engine does not have.
-var ErrNoJob = errors.New("the engine has no such job: it has ended, or its deadline has passed")
+var ErrNoJob = errors.New("the engine has no such job: it has ended, or was taken back")
 
 // Stopped is what a mower has answered to a stop.
 type Stopped struct {
@@ -61,8 +65,7 @@ type Job struct {
 	Operator string    `json:"operator"`
 	Added    time.Time `json:"added"`
 	Expires  time.Time `json:"expires"`
-
-	sequence uint64
+	Begun    bool      `json:"begun"` // the mower has begun it
 }
 
 // OperatorOptions say who an operator is.
@@ -75,8 +78,6 @@ type OperatorOptions struct {
 const (
 	defaultCallTime = 30 * time.Second
 	maxAnswer       = 1 << 20 // bytes
-
-	headerMsgID = "Nats-Msg-Id"
 )
 
 // A dispatch is a command that is ready to go.

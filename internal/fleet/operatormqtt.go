@@ -370,6 +370,9 @@ func (o *MQTTOperator) CancelJob(context.Context, string, string) (bool, error) 
 	return false, ErrMQTTKeepsSecret
 }
 
+// RemoveUnreadableJobs is refused: see ErrMQTTKeepsSecret.
+func (o *MQTTOperator) RemoveUnreadableJobs(context.Context, string) error { return ErrMQTTKeepsSecret }
+
 // WaitJob waits until a job has ended. Of the ends that were told before it began to wait it hears the last one of the mower alone.
 func (o *MQTTOperator) WaitJob(ctx context.Context, mower, id string) (e JobEnd, err error) {
 	if err := CheckMower(mower); err != nil {

@@ -1,11 +1,14 @@
 package fleet
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strconv"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -211,7 +214,8 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// AddJob has the engine keep a command for a mower.
+// AddJob has the engine keep a command for a mower. It is refused when the list of the mower is full, or cannot be read. An emergency stop replaces one that
+// cannot be read: there is nothing in it that could be run.
 func (o *NATSOperator) AddJob(ctx context.Context, mower, service, command string, parameters any, deadline time.Time, limit time.Duration) (string, error) {
 	if limit <= 0 {
 		limit = defaultCallTime
@@ -220,26 +224,46 @@ func (o *NATSOperator) AddJob(ctx context.Context, mower, service, command strin
 	if err != nil {
 		return "", err
 	}
-	m := &nats.Msg{Subject: JobSubject(mower, service), Data: d.body, Header: nats.Header{}}
-	for k, v := range d.headers {
-		m.Header.Set(k, v)
+	box, err := NewJobBox(o.nc, mower)
+	if err != nil {
+		return "", err
 	}
 	ctx, cancel := withDefault(ctx)
 	defer cancel()
-	for {
-		ttl := max(time.Second, (time.Until(deadline) + time.Second - 1).Truncate(time.Second))
-		one, end := context.WithTimeout(ctx, requestTimes)
-		_, err = o.js.PublishMsg(one, m, jetstream.WithMsgID(d.id()), jetstream.WithMsgTTL(ttl), jetstream.WithExpectStream(StreamJobs))
-		end()
-		var refused *jetstream.APIError
+	err = box.Change(ctx, func(l *JobList, unreadable error, _ bool) (bool, error) {
 		switch {
-		case err == nil:
-			return d.id(), nil
-		case fatal(err), errors.As(err, &refused) && refused.Code < 500:
-			return "", d.failed(client.CodeRefused, "the engine does not take the job: %v", err)
-		case !pause(ctx, refusedPause):
-			return "", d.failed(client.CodeTimeout, "the engine has not confirmed that it keeps the job (%v): outcome unknown", err)
+		case unreadable != nil && service != StopService:
+			return false, d.failed(client.CodeRefused, "nothing is added to its jobs: %v; \"lawnberry fleet job cancel %s --unreadable\" removes it", unreadable, mower)
+		case l.Index(d.id()) >= 0: // by an attempt whose confirmation was lost
+			return false, nil
 		}
+		now := time.Now()
+		err := l.add(KeptJob{ID: d.id(), Service: service, Body: d.body, Headers: d.headers, Added: now.UTC(), Expires: deadline.UTC()}, now)
+		if errors.Is(err, errJobsFull) {
+			err = d.failed(client.CodeRefused, "its list of jobs is full: it has %d, and %d and %d KiB in all fit; wait until it has ended some, or take some back",
+				len(l.Jobs), MaxJobs, MaxJobBytes>>10)
+		}
+		return true, err
+	})
+	var refused *jetstream.APIError
+	switch said := (*client.CommandError)(nil); {
+	case err == nil:
+		o.nudge(ctx, mower)
+		return d.id(), nil
+	case errors.As(err, &said):
+		return "", said
+	case fatal(err), errors.As(err, &refused) && refused.Code < 500:
+		return "", d.failed(client.CodeRefused, "the engine does not take the job: %v", err)
+	}
+	return "", d.failed(client.CodeTimeout, "the engine has not confirmed that it keeps the job (%v): outcome unknown", err)
+}
+
+// nudge tells a mower that its list has changed. One that does not hear it looks by itself, within a minute or when it is back.
+func (o *NATSOperator) nudge(ctx context.Context, mower string) {
+	if o.nc.Publish(JobNudge(mower), nil) == nil {
+		ctx, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		_ = o.nc.FlushWithContext(ctx) // the connection may be closed next
 	}
 }
 
@@ -250,121 +274,157 @@ func withDefault(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, defaultCallTime)
 }
 
-// Jobs returns the jobs that the engine has.
+// Jobs returns the jobs that the engine has, in the order in which they were added.
 func (o *NATSOperator) Jobs(ctx context.Context, mower string) ([]Job, error) {
-	filter := JobFilter("*")
-	if mower != "" {
-		if err := CheckMower(mower); err != nil {
-			return nil, err
-		}
-		filter = JobFilter(mower)
-	}
 	ctx, cancel := withDefault(ctx)
 	defer cancel()
-	list := []Job{}
-	for seq := uint64(1); ; {
-		m, err := o.next(ctx, seq, filter)
-		if err != nil || m == nil {
-			return list, err
-		}
-		at, err := strconv.ParseUint(m.Header.Get("Nats-Sequence"), 10, 64)
+	var lists map[string][]byte
+	var err error
+	if mower == "" {
+		lists, err = o.allJobs(ctx)
+	} else {
+		lists, err = o.jobsOf(ctx, mower)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("jobs: %w", err)
+	}
+	all := []Job{}
+	var bad []error
+	for mower, body := range lists {
+		l, err := ReadJobs(body)
 		if err != nil {
-			return list, fmt.Errorf("jobs: the engine does not say where a job is: %w", err)
+			bad = append(bad, fmt.Errorf("mower %s: %w", mower, err))
 		}
-		seq = at + 1
-		if j, ok := readJob(m); ok {
-			j.sequence = at
-			list = append(list, j)
+		for i := range l.Jobs {
+			all = append(all, readJob(mower, &l.Jobs[i]))
+		}
+	}
+	slices.SortStableFunc(all, func(a, b Job) int { return cmp.Or(a.Added.Compare(b.Added), strings.Compare(a.Mower, b.Mower)) })
+	slices.SortFunc(bad, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+	return all, errors.Join(bad...)
+}
+
+// jobsOf returns the list of one mower.
+func (o *NATSOperator) jobsOf(ctx context.Context, mower string) (map[string][]byte, error) {
+	if err := CheckMower(mower); err != nil {
+		return nil, err
+	}
+	box, err := NewJobBox(o.nc, mower)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		one, cancel := context.WithTimeout(ctx, requestTimes)
+		s, err := box.Read(one)
+		cancel()
+		switch {
+		case err == nil:
+			return map[string][]byte{mower: s.Body}, nil
+		case fatal(err) || !pause(ctx, refusedPause): // a node may be dying, and another take over
+			return nil, err
 		}
 	}
 }
 
-// next returns the first message of the jobs from a sequence on, nil if there is none.
-func (o *NATSOperator) next(ctx context.Context, seq uint64, filter string) (*nats.Msg, error) {
-	body := fmt.Appendf(nil, `{"seq":%d,"next_by_subj":%q}`, seq, filter)
+// errAllThere ends a copy of the bucket.
+var errAllThere = errors.New("everything is there")
+
+// allJobs returns the lists of all mowers.
+func (o *NATSOperator) allJobs(ctx context.Context) (map[string][]byte, error) {
 	for {
-		one, cancel := context.WithTimeout(ctx, requestTimes)
-		m, err := o.nc.RequestWithContext(one, "$JS.API.DIRECT.GET."+StreamJobs, body)
-		cancel()
+		lists := map[string][]byte{}
+		c := &consumer{js: o.js, stream: "KV_" + BucketJobs, filters: []string{JobListSubject("*")}, policy: jetstream.DeliverLastPerSubjectPolicy}
+		c.complete = func() error { return errAllThere }
+		err := c.run(ctx, func(msg jetstream.Msg, _ *jetstream.MsgMetadata) error {
+			mower := strings.TrimPrefix(msg.Subject(), JobListSubject(""))
+			delete(lists, mower)
+			if !isGone(msg.Headers()) {
+				lists[mower] = bytes.Clone(msg.Data())
+			}
+			return nil
+		})
 		switch {
-		case err == nil && m.Header.Get("Status") == "404":
-			return nil, nil
-		case err == nil && m.Header.Get("Status") == "":
-			return m, nil
-		case err == nil:
-			return nil, fmt.Errorf("jobs: the engine says %s %s", m.Header.Get("Status"), m.Header.Get("Description"))
-		case fatal(err):
-			return nil, fmt.Errorf("jobs: %w", err)
-		case !pause(ctx, refusedPause): // a node may be dying, and another take over
-			return nil, fmt.Errorf("jobs: the engine has no stream %s, or does not answer: %w", StreamJobs, err)
+		case errors.Is(err, errAllThere):
+			return lists, nil
+		case fatal(err) || !pause(ctx, refusedPause):
+			if errors.Is(err, jetstream.ErrStreamNotFound) {
+				err = fmt.Errorf("%w: %w", errNoJobs, err)
+			}
+			return nil, err
 		}
 	}
 }
 
 // readJob reads a job as the engine has it.
-func readJob(m *nats.Msg) (j Job, ok bool) {
-	mower, tokens, err := ParseHistorySubject(m.Header.Get("Nats-Subject"))
-	if err != nil {
-		return j, false
-	}
-	j.Mower = mower
-	if j.Service, err = ParseJobSubject(mower, m.Header.Get("Nats-Subject")); err != nil {
-		j.Service = tokens
-	}
-	j.ID = m.Header.Get(headerMsgID)
-	if at, err := time.Parse(time.RFC3339Nano, m.Header.Get("Nats-Time-Stamp")); err == nil {
-		j.Added = at.UTC()
-	}
-	c, err := message.Decode(m.Data, message.Limits{MaxPayload: maxAnswer})
+func readJob(mower string, k *KeptJob) Job {
+	j := Job{ID: k.ID, Mower: mower, Service: k.Service, Added: k.Added.UTC(), Expires: k.Expires.UTC(), Begun: k.Begun != nil}
+	c, err := message.Decode(bytes.Clone(k.Body), message.Limits{MaxPayload: maxAnswer})
 	if err != nil || c.Raw {
-		return j, j.ID != ""
+		return j
 	}
-	j.ID, j.Operator = c.Metadata.ID, c.Metadata.Sender
+	j.Operator = c.Metadata.Sender
 	if c.Metadata.ExpiresAt > 0 {
 		j.Expires = time.UnixMilli(int64(c.Metadata.ExpiresAt * 1000)).UTC()
 	}
 	if p, err := message.Payload[message.Command](c); err == nil {
 		j.Command = p.Command
 	}
-	return j, true
+	return j
 }
 
 // CancelJob takes a job back.
 func (o *NATSOperator) CancelJob(ctx context.Context, mower, id string) (begun bool, err error) {
-	ctx, cancel := withDefault(ctx)
-	defer cancel()
-	jobs, err := o.Jobs(ctx, mower)
-	if err != nil {
-		return false, err
-	}
-	for _, j := range jobs {
-		if j.ID != id {
-			continue
-		}
-		stream, err := o.js.Stream(ctx, StreamJobs)
-		if err != nil {
-			return false, fmt.Errorf("jobs: %w", err)
-		}
-		if err := stream.DeleteMsg(ctx, j.sequence); errors.Is(err, jetstream.ErrMsgNotFound) || errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
+	tried := false
+	err = o.changeJobs(ctx, mower, func(l *JobList, unreadable error, open bool) (bool, error) {
+		i := l.Index(id)
+		switch {
+		case unreadable != nil:
+			return false, unreadable
+		case i < 0 && open:
+			begun = true
+			return false, fmt.Errorf("job %s is gone, but nobody knows whether it was taken back before the mower has begun it", id)
+		case i < 0:
 			return false, ErrNoJob
-		} else if err != nil {
-			return false, fmt.Errorf("job %s: %w", id, err)
-		}
-		// What the mower had been given by then it may run.
-		consumer, err := stream.Consumer(ctx, j.Mower)
-		if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		case l.Jobs[i].Begun != nil:
+			begun = true
 			return false, nil
 		}
-		if err != nil {
-			return true, fmt.Errorf("job %s was taken back, but the engine does not say whether the mower had it already: %w", id, err)
-		}
-		info, err := consumer.Info(ctx)
-		if err != nil {
-			return true, fmt.Errorf("job %s was taken back, but the engine does not say whether the mower had it already: %w", id, err)
-		}
-		return info.Delivered.Stream >= j.sequence, nil
+		l.Jobs, tried = slices.Delete(l.Jobs, i, i+1), true
+		return true, nil
+	})
+	var refused *jetstream.APIError
+	if tried && err != nil && !begun && !errors.Is(err, ErrNoJob) && !errors.Is(err, ErrJobsUnreadable) && !(errors.As(err, &refused) && refused.Code < 500) {
+		return true, fmt.Errorf("job %s: the engine does not say whether it was taken back: %w", id, err)
 	}
-	return false, ErrNoJob
+	return begun, err
+}
+
+// RemoveUnreadableJobs removes the list of jobs of a mower if it cannot be read.
+func (o *NATSOperator) RemoveUnreadableJobs(ctx context.Context, mower string) error {
+	return o.changeJobs(ctx, mower, func(_ *JobList, unreadable error, open bool) (bool, error) {
+		if unreadable == nil && !open {
+			return false, ErrNoJob
+		}
+		return unreadable != nil, nil
+	})
+}
+
+// changeJobs changes the list of a mower, and tells it so.
+func (o *NATSOperator) changeJobs(ctx context.Context, mower string, f func(l *JobList, unreadable error, open bool) (bool, error)) error {
+	if err := CheckMower(mower); err != nil {
+		return err
+	}
+	box, err := NewJobBox(o.nc, mower)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := withDefault(ctx)
+	defer cancel()
+	if err := box.Change(ctx, f); err != nil {
+		return err
+	}
+	o.nudge(ctx, mower)
+	return nil
 }
 
 // WaitJob waits until a job has ended.
@@ -388,7 +448,7 @@ func (o *NATSOperator) WaitJob(ctx context.Context, mower, id string) (e JobEnd,
 		}
 	}
 	return e, &client.CommandError{Code: client.CodeTimeout, Message: fmt.Sprintf(
-		"%s: job %s has not ended in time: the mower has not taken it yet, or its deadline passed while it was away, or the mower has not told how it ended", mower, id)}
+		"%s: job %s has not ended in time: the mower has not come to take it, or has not ended it, or has not told how it ended", mower, id)}
 }
 
 // findEnd reads the ends of the jobs of a mower, those that are there and those that come, until it finds one.

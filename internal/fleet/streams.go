@@ -34,21 +34,21 @@ const (
 	telemetryPerDay = 10 << 20
 	eventsPerDay    = 512 << 10
 	alertsPerDay    = 32 << 10
-	statePerMower   = 256 << 10 // a hundred topics of 2.5 kB
-	jobsPerMower    = 64 << 10
-	keysPerMower    = 16 << 10 // presence and enrolment, with what the store adds
-	leastBytes      = 16 << 20 // of any stream: less than two blocks of its store makes no sense
+	statePerMower   = 256 << 10    // a hundred topics of 2.5 kB
+	jobsPerMower    = mostJobBytes // the most that its list can have: when the bucket is full no mower can mark or remove a job
+	keysPerMower    = 16 << 10     // presence and enrolment, with what the store adds
+	leastBytes      = 16 << 20     // of any stream: less than two blocks of its store makes no sense
 )
 
 const (
 	duplicates = 2 * time.Minute // in which the engine knows a Nats-Msg-Id again; beyond it the uplink asks, see bridge/fleet
 	// PresenceTTL is how long a mower is there after what it said of it last; it says it three times as often.
 	PresenceTTL = 30 * time.Second
-	// maxJobAge ends jobs without a deadline of their own, of which there should be none.
-	maxJobAge      = 31 * 24 * time.Hour
+	// maxJobAge is how long a list stays that nobody changes: the mower has not come to tell the ends of its jobs.
+	maxJobAge      = MaxJobTime + JobEndTime
 	maxSubject     = 100_000 // messages of one topic of one mower: nobody takes all of a stream with one topic
 	enrolHistory   = 10      // enrolments of a mower that are remembered
-	minimumServer  = 11      // 2.11 has messages with a time to live of their own
+	minimumServer  = 11      // what is older was not tried
 	requiredServer = "2.11"
 )
 
@@ -82,7 +82,6 @@ var subjects = map[string][]string{
 	StreamTelemetry: {
 		"navigation.>", "power.>", "sensors.>", "vision.>", "system.health", "system.health_check", "system.services.>", "weather.current", "weather.forecast",
 	},
-	StreamJobs: {"jobs.>"},
 }
 
 // HistoryStreams are the names of the streams of the history.
@@ -117,13 +116,13 @@ func Streams(l Limits, replicas int) ([]jetstream.StreamConfig, error) {
 			Storage: jetstream.FileStorage, Replicas: replicas, Duplicates: duplicates, AllowDirect: true, AllowRollup: true, DenyDelete: true,
 		}
 	}
-	jobs := history(StreamJobs, "jobs that wait for their mowers, each to its deadline", maxJobAge, size(jobsPerMower), jetstream.NoCompression)
-	// A job that was taken is not dropped for another: what does not fit is refused.
-	jobs.Retention, jobs.Discard, jobs.AllowMsgTTL = jetstream.WorkQueuePolicy, jetstream.DiscardNew, true
 	// Those whose keys mowers write take no roll-ups: with one a mower could empty the whole bucket. So there are no markers for presences that
 	// have expired, which need roll-ups: who watches notices by its own clock.
 	state := bucket(BucketState, "the latest values of the mowers", 1, size(statePerMower))
 	state.AllowRollup = false
+	jobs := bucket(BucketJobs, "jobs that wait for their mowers or run, a list for each mower", 1, size(jobsPerMower))
+	jobs.AllowRollup = false
+	jobs.MaxAge, jobs.MaxMsgSize = maxJobAge, mostJobBytes
 	presence := bucket(BucketPresence, "mowers whose uplinks are there", 1, size(keysPerMower))
 	presence.AllowRollup = false
 	presence.MaxAge, presence.Duplicates = PresenceTTL, PresenceTTL
@@ -189,7 +188,7 @@ func enough(js jetstream.JetStream) error {
 	if _, err := fmt.Sscanf(version, "%d.%d", &major, &minor); err != nil || major > 2 || major == 2 && minor >= minimumServer {
 		return nil //nolint:nilerr // what has no version is not judged
 	}
-	return fmt.Errorf("the engine is NATS %s, which has no messages that expire by themselves: %s or newer is needed", version, requiredServer)
+	return fmt.Errorf("the engine is NATS %s: %s or newer is needed", version, requiredServer)
 }
 
 func settle(ctx context.Context, js jetstream.JetStream, cfg jetstream.StreamConfig) (Settled, error) {

@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -86,7 +87,7 @@ func TestSetup(t *testing.T) {
 	}
 
 	// Buckets are what the client's library takes for such.
-	for _, name := range []string{BucketState, BucketPresence, BucketMowers} {
+	for _, name := range []string{BucketState, BucketPresence, BucketJobs, BucketMowers} {
 		kv, err := js.KeyValue(ctx, name)
 		if err != nil {
 			t.Fatal(err)
@@ -98,7 +99,7 @@ func TestSetup(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if want := map[string]time.Duration{BucketPresence: PresenceTTL}[name]; status.TTL() != want {
+		if want := map[string]time.Duration{BucketPresence: PresenceTTL, BucketJobs: MaxJobTime + JobEndTime}[name]; status.TTL() != want {
 			t.Errorf("%s keeps for %v", name, status.TTL())
 		}
 	}
@@ -138,45 +139,48 @@ func TestTopicsHaveStreams(t *testing.T) {
 			t.Errorf("%s is in %s, want %s", name, ack.Stream, want)
 		}
 	}
-	ack, err := js.Publish(t.Context(), JobSubject("m1", "navigation"), []byte("{}"), jetstream.WithMsgTTL(time.Hour))
-	if err != nil || ack.Stream != StreamJobs {
+	ack, err := js.Publish(t.Context(), JobListSubject("m1"), []byte("{}"))
+	if err != nil || ack.Stream != "KV_"+BucketJobs {
 		t.Errorf("%+v, %v", ack, err)
 	}
-	if _, err := js.Publish(t.Context(), CommandSubject("m1", "navigation"), []byte("{}")); !errors.Is(err, jetstream.ErrNoStreamResponse) {
-		t.Errorf("commands are kept: %v", err)
+	for _, subject := range []string{CommandSubject("m1", "navigation"), JobNudge("m1")} {
+		if _, err := js.Publish(t.Context(), subject, nil); !errors.Is(err, jetstream.ErrNoStreamResponse) {
+			t.Errorf("%s is kept: %v", subject, err)
+		}
 	}
 }
 
-// A job that was taken is not dropped for another one, and of one that waits too long there is an end.
-func TestJobStream(t *testing.T) {
+// The lists of as many mowers as the bucket was made for have room at their largest, and can be changed then; no list is dropped for another.
+func TestJobBucket(t *testing.T) {
 	t.Parallel()
-	js := dial(t, Engine{URL: natstest.Start(t).URL()})
-	setup(t, js, Limits{Mowers: 1}, 1)
+	c := natstest.Cluster(t, 3)
+	js := dial(t, Engine{URL: c.URLs()})
+	const mowers = 40 // more than the least size of a stream has room for
+	setup(t, js, Limits{Mowers: mowers}, 3)
 	ctx := t.Context()
-	if _, err := js.Publish(ctx, JobSubject("m1", "a"), nil, jetstream.WithMsgTTL(time.Second)); err != nil {
-		t.Fatal(err)
+	largest := make([]byte, MaxJobBytes+maxStopJobBytes+4<<10) // with marks
+	var last uint64
+	for round := range 2 {
+		for i := range mowers {
+			ack, err := js.Publish(ctx, JobListSubject(fmt.Sprint("m", i)), largest)
+			if err != nil {
+				t.Fatalf("list %d, time %d: %v", i, round, err)
+			}
+			last = ack.Sequence
+		}
 	}
-	s, err := js.Stream(ctx, StreamJobs)
+	if _, err := js.Publish(ctx, JobListSubject(fmt.Sprint("m", mowers-1)), largest[:10], jetstream.WithExpectLastSequencePerSubject(last)); err != nil {
+		t.Errorf("a smaller one: %v", err)
+	}
+	if _, err := js.Publish(ctx, JobListSubject("m0"), make([]byte, mostJobBytes+1)); err == nil {
+		t.Error("a list that is too large is taken")
+	}
+	s, err := js.Stream(ctx, "KV_"+BucketJobs)
 	if err != nil {
 		t.Fatal(err)
 	}
-	until(t, "the job expires", func() bool {
-		_, err := s.GetLastMsgForSubject(ctx, JobSubject("m1", "a"))
-		return errors.Is(err, jetstream.ErrMsgNotFound)
-	})
-	big := make([]byte, 900<<10)
-	for i := 0; ; i++ {
-		_, err := js.Publish(ctx, JobSubject("m1", "b"), big)
-		if api := new(jetstream.APIError); errors.As(err, &api) && i > 0 {
-			break
-		}
-		if err != nil || i > 100 {
-			t.Fatalf("job %d of 900 kB: %v", i, err)
-		}
-	}
-	m, err := s.GetMsg(ctx, 2)
-	if err != nil || len(m.Data) != len(big) {
-		t.Errorf("the oldest job: %v", err)
+	if n := s.CachedInfo().State.Msgs; n != mowers {
+		t.Errorf("%d lists", n)
 	}
 }
 
