@@ -40,7 +40,7 @@ func (d *downlink) takeJob(in inbound) fate {
 		return d.jobEnded(r, a)
 	}
 	if d.o.store == nil { // so nobody knows whether it has run
-		d.log.Debug("a job from the fleet waits for a disk that can be used", "service", in.service)
+		d.log.Warn("a job from the fleet waits", "service", in.service, "reason", errNoStore)
 		return fateLater
 	}
 	r, err := readRequest(&in, d.o.limits)

@@ -64,7 +64,7 @@ func TestStopWithoutDisk(t *testing.T) {
 				_, err := w.anna.AddJob(testContext(t), "m-1", "navigation", "count", named("a"), time.Now().Add(time.Hour), 0)
 				return err == nil
 			})
-			eventually(t, "the job was looked at", func() bool { return strings.Contains(log.String(), "lane=job") })
+			eventually(t, "the job was looked at", func() bool { return strings.Contains(log.String(), "a job from the fleet waits") })
 			if n := w.runs("a"); n != 0 {
 				t.Errorf("it ran %d times", n)
 			}
