@@ -414,7 +414,7 @@ func TestStopUnderLoad(t *testing.T) {
 				})
 			}
 			waitFor(t, "something to be dropped", func() bool { return b.Stats().Dropped > 0 })
-			ctx, cancel := context.WithTimeout(context.Background(), patient/5)
+			ctx, cancel := context.WithTimeout(context.Background(), 4*time.Second)
 			defer cancel()
 			if patience == "at once" {
 				cancel()

@@ -39,7 +39,7 @@ func TestMain(m *testing.M) {
 }
 
 // patient bounds every wait for something that must happen.
-const patient = 20 * time.Second
+const patient = time.Minute
 
 // each runs f once for each version of the protocol.
 func each(t *testing.T, f func(t *testing.T, v packet.Version)) {

@@ -22,6 +22,10 @@ func onDisk(t *testing.T) (*failing, Options) {
 func works(t *testing.T, b *Broker, disk *failing) {
 	t.Helper()
 	disk.full.Store(false)
+	// What was being written then may be seen to have failed only now.
+	group := b.journal.current.Load()
+	b.journal.hurry()
+	<-group.done
 	waitFor(t, "the store to work", func() bool { return !b.journal.failing.Load() })
 }
 

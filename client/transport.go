@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 
 	"github.com/coder/websocket"
 )
@@ -167,7 +168,16 @@ func (c *tlsConn) Close() error { return c.NetConn().Close() }
 
 // dialWebSocket connects to MQTT over WebSocket: binary messages, subprotocol mqtt [MQTT-6.0.0-1] [MQTT-6.0.0-3].
 func dialWebSocket(ctx context.Context, target string, config *tls.Config) (net.Conn, error) {
+	var refusal atomic.Pointer[error]
 	transport := &http.Transport{TLSClientConfig: config, Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true}
+	transport.DialTLSContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		d := tls.Dialer{Config: config}
+		conn, err := d.DialContext(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return &alertConn{conn, &refusal}, nil
+	}
 	ws, resp, err := websocket.Dial(ctx, target, &websocket.DialOptions{
 		HTTPClient:   &http.Client{Transport: transport},
 		Subprotocols: []string{"mqtt"},
@@ -175,6 +185,9 @@ func dialWebSocket(ctx context.Context, target string, config *tls.Config) (net.
 	if err != nil {
 		if resp != nil {
 			return nil, fmt.Errorf("the server answers with HTTP status %s instead of WebSocket: %w", resp.Status, err)
+		}
+		if alert := refusal.Load(); alert != nil && !refusedByBroker(err) {
+			return nil, fmt.Errorf("%w (%w)", *alert, err)
 		}
 		return nil, err
 	}
@@ -184,6 +197,21 @@ func dialWebSocket(ctx context.Context, target string, config *tls.Config) (net.
 	}
 	life, cancel := context.WithCancel(context.Background())
 	return &wsConn{Conn: websocket.NetConn(life, ws, websocket.MessageBinary), ws: ws, cancel: cancel}, nil
+}
+
+// alertConn remembers that the broker has refused a certificate. With TLS 1.3 that comes after the handshake, and what the HTTP client returns may
+// be that it could not write then.
+type alertConn struct {
+	net.Conn
+	refusal *atomic.Pointer[error]
+}
+
+func (c *alertConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if err != nil && refusedByBroker(err) {
+		c.refusal.Store(&err)
+	}
+	return n, err
 }
 
 // wsConn closes at once, without the closing handshake of WebSocket: MQTT has a farewell of its own.
