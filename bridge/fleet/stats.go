@@ -34,7 +34,7 @@ func (u *Uplink) Stats() Stats {
 	s := Stats{
 		Looped: u.tap.looped.Load(), Taken: u.tap.taken.Load(), Thinned: u.tap.thinned.Load(), Sent: u.history.sent.Load(),
 		Latest: u.latest.sent.Load(), Conflated: u.latest.conflated.Load(), Resolved: u.history.resolved.Load(),
-		Repeated: u.history.repeated.Load() + box.duplicates, Refused: int(u.history.refused.Load()),
+		Repeated: u.history.repeated.Load() + u.tap.repeated.Load() + box.duplicates, Refused: int(u.history.refused.Load()),
 		Backlog: box.backlog, Memory: box.inMemory, Lost: box.losses, Disk: box.failed,
 	}
 	s.Since, s.Connected = u.engine.connected()

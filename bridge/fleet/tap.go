@@ -3,7 +3,9 @@ package fleet
 import (
 	"context"
 	"fmt"
+	"hash/maphash"
 	"maps"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -26,16 +28,27 @@ type tap struct {
 	c         *client.Client
 	selection selection
 
-	taken, looped, thinned atomic.Uint64
+	taken, looped, thinned, repeated atomic.Uint64
 
 	mu    sync.Mutex // guards the fields below
 	rates map[string]*allowance
 	swept time.Time // of those that are full, which are as if they were not there
+	heard map[string]*lastIDs
+	seed  maphash.Seed // of the ids in heard
 }
+
+// lastIDs are the last few ids of a topic, hashed.
+type lastIDs struct {
+	ids []uint64
+	at  int // the oldest, when there are mostIDs
+}
+
+// mostIDs is more than a client has unacknowledged of one topic when it loses its connection, and says again afterwards.
+const mostIDs = 256
 
 // openTap connects to the bus and subscribes.
 func openTap(ctx context.Context, u *Uplink) (*tap, error) {
-	t := &tap{u: u, selection: selection{u.o.Up}, rates: map[string]*allowance{}}
+	t := &tap{u: u, selection: selection{u.o.Up}, rates: map[string]*allowance{}, heard: map[string]*lastIDs{}, seed: maphash.MakeSeed()}
 	far := u.o.Client
 	far.ID, far.Dir, far.Will = tapID, "", nil
 	far.CleanStart, far.SessionExpiry, far.DurableSession = false, sessionExpiry, true
@@ -84,6 +97,10 @@ func (t *tap) hear(i int, d *client.Delivery) {
 		t.u.log.Warn("a message does not go to the fleet, it cannot be encoded", "topic", d.Topic, "error", err)
 		return
 	}
+	if !durable(f.Class) && t.again(d) { // events and alerts are recognised by the outbox, also after a restart
+		t.repeated.Add(1)
+		return
+	}
 	t.taken.Add(1)
 	arrival := time.Now()
 	if f.Class.Latest() {
@@ -109,6 +126,34 @@ func (t *tap) hear(i int, d *client.Delivery) {
 	r := &record{topic: d.Topic, class: f.Class, id: recordID(t.u.o.Mower+"/"+d.Topic, &d.Message, body), body: body, count: 1, arrival: arrival}
 	r.compress()
 	t.put(r)
+}
+
+// again reports whether a message has come before: whoever has said it, or the bus, says it again when a connection was lost before its
+// acknowledgement came. What has no id is never the same, and of more than maxSlots topics nothing is remembered.
+func (t *tap) again(d *client.Delivery) bool {
+	if d.Message.Raw || d.Message.Metadata.ID == "" || d.Retained {
+		return false
+	}
+	id := maphash.String(t.seed, d.Message.Metadata.ID)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	h := t.heard[d.Topic]
+	switch {
+	case h == nil && len(t.heard) >= maxSlots:
+		return false
+	case h == nil:
+		h = &lastIDs{}
+		t.heard[d.Topic] = h
+	case slices.Contains(h.ids, id):
+		return true
+	}
+	if len(h.ids) < mostIDs {
+		h.ids = append(h.ids, id)
+		return false
+	}
+	h.ids[h.at] = id
+	h.at = (h.at + 1) % mostIDs
+	return false
 }
 
 func (t *tap) put(r *record) {

@@ -2,12 +2,16 @@ package fleet
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
 
+	"github.com/lawnberry/lawnberry/client"
 	"github.com/lawnberry/lawnberry/internal/fleet"
 	"github.com/lawnberry/lawnberry/internal/natstest"
+	"github.com/lawnberry/lawnberry/message"
 )
 
 // TestTapUnderLoad: events that have come to an uplink whose disk is slow, and are not written, are the bus's still: when that uplink ends as a crash would
@@ -83,5 +87,39 @@ func TestBySpecificity(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// TestReadingSaidAgain: a reading that the bus brings once more, as its sender has lost the connection before it heard that it was taken, is in the history once,
+// also when others have come between, and does not take the place of a later latest value.
+//
+// It was seen to fail while only events and alerts were recognised.
+func TestReadingSaidAgain(t *testing.T) {
+	t.Parallel()
+	s := natstest.Start(t)
+	c := newControl(t, s, 1)
+	m := newMower(t)
+	u := m.up(s.URLs(), func(o *Options) { o.BatchInterval = 100 * time.Millisecond })
+	var all []message.Message
+	publish := func(x message.Message) { check(t, m.c.Publish(testContext(t), "power/battery", x, client.Unlimited())) }
+	const n = 2*mostIDs + 10
+	for i := range n {
+		x, err := message.NewEvent("speaker", message.Event{EventType: "said", EventData: json.RawMessage(fmt.Sprintf(`{"n":%d}`, i))})
+		check(t, err)
+		all = append(all, x)
+		publish(x)
+		m.said["power/battery"] = append(m.said["power/battery"], x.Metadata.ID)
+		if i%10 == 0 {
+			publish(all[i])
+			publish(all[max(0, i-mostIDs/2)])
+		}
+	}
+	publish(all[n-mostIDs])
+	c.sameHistory(m, fleet.StreamTelemetry)
+	eventually(t, "all have come", func() bool { return u.Stats().Repeated >= 2*(n/10+1)+1 })
+	eventually(t, "the latest value is the last", func() bool { return c.latest("power/battery") == all[n-1].Metadata.ID })
+	check(t, u.Stop(testContext(t)))
+	if got := len(c.history(fleet.StreamTelemetry)["power/battery"]); got != n {
+		t.Errorf("the fleet has %d, want %d", got, n)
 	}
 }
