@@ -49,7 +49,7 @@ man: ## the manual pages, in OUT; SOURCE_DATE_EPOCH is their date, VERSION the v
 conformance: ## docs/conformance.md, from the names of the tests
 	go test -count=1 ./internal/conformance -update
 
-chaos: ## the fault tests in their long form, with what they counted: kills, full disks, slow and hostile clients, guesses; forty minutes
+chaos: ## the fault tests in their long form, with what they counted: kills, full disks, slow and hostile clients, guesses, a fleet of 500; an hour and more
 	@scripts/test-deps >/dev/null
 	@scripts/chaos
 
