@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -169,7 +170,7 @@ func Setup(ctx context.Context, js jetstream.JetStream, l Limits, replicas int) 
 	}
 	var done []Settled
 	for _, cfg := range want {
-		change, err := settle(ctx, js, cfg)
+		change, err := settlePatiently(ctx, js, cfg)
 		if err != nil {
 			change.Denied = err.Error()
 			err = fmt.Errorf("stream %s: %w", cfg.Name, err)
@@ -191,13 +192,47 @@ func enough(js jetstream.JetStream) error {
 	return fmt.Errorf("the engine is NATS %s: %s or newer is needed", version, requiredServer)
 }
 
+// settlePatiently is settle, again and again for half a minute while the nodes find out who leads.
+func settlePatiently(ctx context.Context, js jetstream.JetStream, cfg jetstream.StreamConfig) (Settled, error) {
+	var before Settled
+	for began := time.Now(); ; {
+		one, end := context.WithTimeout(ctx, settleTime)
+		change, err := settle(one, js, cfg)
+		end()
+		if err == nil && change.Result == "unchanged" && before.Result != "" { // it was done, and the answer was lost
+			change.Result, change.Keys = before.Result, before.Keys
+		}
+		if err == nil || !passing(err) || time.Since(began) > steadyTime || !pause(ctx, refusedPause) {
+			if err != nil {
+				change.Result = ""
+			}
+			return change, err
+		}
+		if change.Result != "" {
+			before = change
+		}
+	}
+}
+
+// passing reports whether an error of a cluster may be over soon.
+func passing(err error) bool {
+	var api *jetstream.APIError
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) || errors.As(err, &api) && api.ErrorCode == codeNoLeader
+}
+
+// settleTime is what a stream may take to be looked at and made.
+const settleTime = 10 * time.Second
+
+// codeNoLeader is JetStream's error while its nodes have not agreed who leads.
+const codeNoLeader = 10008
+
+// settle makes a stream what it should be. With an error Result is what was tried, "" if nothing was.
 func settle(ctx context.Context, js jetstream.JetStream, cfg jetstream.StreamConfig) (Settled, error) {
 	change := Settled{Name: strings.TrimPrefix(cfg.Name, "KV_"), Bytes: cfg.MaxBytes, Age: cfg.MaxAge.Seconds(), Copies: cfg.Replicas}
 	s, err := js.Stream(ctx, cfg.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		if _, err = js.CreateStream(ctx, cfg); err == nil {
-			change.Result = "created"
-		}
+		change.Result = "created"
+		_, err = js.CreateStream(ctx, cfg)
 		return change, explain(err)
 	}
 	if err != nil {
@@ -212,9 +247,8 @@ func settle(ctx context.Context, js jetstream.JetStream, cfg jetstream.StreamCon
 		return change, nil
 	}
 	cfg.Metadata = is.Metadata
-	if _, err = js.UpdateStream(ctx, cfg); err == nil {
-		change.Result = "changed"
-	}
+	change.Result = "changed"
+	_, err = js.UpdateStream(ctx, cfg)
 	return change, explain(err)
 }
 
