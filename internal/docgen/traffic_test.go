@@ -133,6 +133,9 @@ func TestTraffic(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if p.Command == "$cancel" { // of a caller that has waited long enough: the client's own, with the id of the call; as a command it is validated below
+			continue
+		}
 		name := identifier(p.Target) + "_" + identifier(p.Command)
 		if _, known := at(doc, "#/components/messages/"+name); !known {
 			name = "service_" + identifier(p.Command)
