@@ -164,7 +164,9 @@ func (q HistoryQuery) open(ctx context.Context, js jetstream.JetStream, work *sy
 
 // listStreams returns the streams that have something of mowers.
 func listStreams(ctx context.Context, js jetstream.JetStream) (all []jetstream.StreamConfig, err error) {
-	names := js.StreamNames(ctx, jetstream.WithStreamListSubject(subjectRoot+".>"))
+	listing, end := context.WithTimeout(ctx, 2*requestTime) // a question or an answer may be lost with a node, and ctx may last
+	defer end()
+	names := js.StreamNames(listing, jetstream.WithStreamListSubject(subjectRoot+".>"))
 	for name := range names.Name() {
 		request, cancel := context.WithTimeout(ctx, requestTime)
 		s, failed := js.Stream(request, name)
