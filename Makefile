@@ -27,15 +27,24 @@ help: ## this list
 build: ## the command, as bin/lawnberry
 	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/lawnberry ./cmd/lawnberry
 
-# TestBinary builds nats-server, so that no test has to wait for it.
+# What start many processes or judge times run when the others are through, one package after the other, and no compiler beside them: the
+# libraries are compiled first, and nats-server is built by TestBinary.
+ALONE := ./bridge/fleet ./examples ./internal/chaos ./internal/cli ./internal/demo ./internal/doctor
+
 test: ## all tests, with the race detector; installs what they need on Debian, or says what it is
 	@LAWNBERRY_TEST_PYTHON="$$(scripts/test-deps)"; export LAWNBERRY_TEST_PYTHON; \
 	race=-race; if [[ $$(go env CGO_ENABLED) != 1 ]]; then \
 		race=; echo "make test: no C compiler is here (or CGO_ENABLED is 0), so it goes without the race detector" >&2; fi; \
 	packages="$(PACKAGES)"; if [[ $(ENGINE) == mosquitto && $$packages == ./... ]]; then packages="./client ./service ./safety ./bridge/homeassistant ./bridge/web"; fi; \
-	export LAWNBERRY_TEST_ENGINE=$(ENGINE); \
-	if [[ $$packages == ./... ]]; then go test -run '^TestBinary$$' ./internal/natstest; fi; \
-	set -x; go test $$race -timeout 30m $(TESTFLAGS) $$packages
+	export LAWNBERRY_TEST_ENGINE=$(ENGINE); alone=; status=0; \
+	if [[ $$packages == ./... ]]; then \
+		CGO_ENABLED=0 go test -run '^TestBinary$$' ./internal/natstest; \
+		CGO_ENABLED=0 go build ./...; go build $$race ./...; \
+		alone="$(ALONE)"; packages=$$(go list ./... | grep -vxF "$$(go list $(ALONE))"); \
+	fi; \
+	(set -x; go test $$race -timeout 30m $(TESTFLAGS) $$packages) || status=1; \
+	if [[ $$alone ]]; then (set -x; go test $$race -timeout 30m -p 1 $(TESTFLAGS) $$alone) || status=1; fi; \
+	exit $$status
 
 docs: conformance ## the documents that are made from the code: topics, configuration, AsyncAPI, verbs, conformance
 	go run ./internal/docgen
@@ -52,6 +61,9 @@ conformance: ## docs/conformance.md, from the names of the tests
 chaos: ## the fault tests in their long form, with what they counted: kills, full disks, slow and hostile clients, guesses, a fleet of 500; an hour and more
 	@scripts/test-deps >/dev/null
 	@scripts/chaos
+
+# Without cgo, as the command is built: what was compiled for it serves here.
+lint docs docs-check man conformance: export CGO_ENABLED = 0
 
 lint: .tools/golangci-lint ## gofmt, go vet and golangci-lint
 	@files=$$(gofmt -l .); if [[ -n $$files ]]; then echo "make lint: run gofmt -w on these:"; echo "$$files"; exit 1; fi

@@ -49,15 +49,21 @@ type running struct {
 	done chan error
 }
 
+func inBackground(t *testing.T, cmd *exec.Cmd) *running {
+	t.Helper()
+	r := &running{cmd: cmd, done: make(chan error, 1)}
+	cmd.Stdout, cmd.Stderr = &r.out, &r.out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { r.done <- cmd.Wait() }()
+	return r
+}
+
 // background starts mosquitto_sub with a client id and waits until it has subscribed.
 func background(t *testing.T, b *Broker, version, id string, args ...string) *running {
 	t.Helper()
-	r := &running{cmd: mosquittoCommand(t, b, "mosquitto_sub", version, append(args, "-i", id)...), done: make(chan error, 1)}
-	r.cmd.Stdout, r.cmd.Stderr = &r.out, &r.out
-	if err := r.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() { r.done <- r.cmd.Wait() }()
+	r := inBackground(t, mosquittoCommand(t, b, "mosquitto_sub", version, append(args, "-i", id)...))
 	waitFor(t, fmt.Sprint(r.cmd.Args, " to subscribe"), func() bool {
 		s := b.find(id)
 		b.tree.mu.RLock()
@@ -94,10 +100,15 @@ func TestMosquittoClients(t *testing.T) {
 				sub := background(t, b, version, "burst", "-q", q, "-t", "a/#", "-C", fmt.Sprint(n), "-v")
 				cmd := mosquittoCommand(t, b, "mosquitto_pub", version, "-q", q, "-t", "a/b", "-l")
 				cmd.Stdin = strings.NewReader(lines.String())
-				if out, err := cmd.CombinedOutput(); err != nil {
-					t.Fatalf("%v: %v %s", cmd.Args, err, out)
-				}
+				pub := inBackground(t, cmd)
 				sub.prints(t, want.String())
+				if qos == 0 {
+					// That mosquitto_pub 2.0.11 ends is not for the broker to say: of 600 that had sent all to Mosquitto, 3 never did.
+					_ = cmd.Process.Kill()
+					<-pub.done
+				} else {
+					pub.prints(t, "")
+				}
 
 				// Retained.
 				mosquitto(t, b, "mosquitto_pub", version, "-q", q, "-t", "kept", "-m", "state", "-r")

@@ -21,6 +21,14 @@ import (
 
 const patience = time.Minute
 
+// TestMain has programs built as "make build" does, also those of the guides: what was compiled for one serves the others.
+func TestMain(m *testing.M) {
+	if err := os.Setenv("CGO_ENABLED", "0"); err != nil {
+		panic(err)
+	}
+	os.Exit(m.Run())
+}
+
 // build builds examples, such as "./...", and returns where they are.
 func build(t *testing.T, packages string) string {
 	t.Helper()

@@ -117,7 +117,10 @@ func (l *latest) fill(ctx context.Context, work *sync.WaitGroup) time.Duration {
 	now := time.Now()
 	wait := time.Second
 	for topic, s := range l.slots {
-		if !s.waits || s.busy || l.busy >= maxLatestBusy {
+		if l.busy >= maxLatestBusy {
+			break // the next to land wakes run
+		}
+		if !s.waits || s.busy {
 			continue
 		}
 		if left := s.due.Sub(now); left > 0 {

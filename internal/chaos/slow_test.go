@@ -27,10 +27,10 @@ func TestStalled(t *testing.T) {
 		kinds []string
 		bound int // messages
 	}{
-		{"stops reading", []string{"deaf", "deaf-bulk"}, pick(2_000, 20_000)},
-		{"never acknowledges", []string{"mute"}, pick(2_000, 20_000)},
-		{"reads 1 KB per second", []string{"trickle"}, pick(2_000, 20_000)},
-		{"all at once", []string{"deaf", "deaf-bulk", "mute", "trickle"}, pick(2_000, 100_000)},
+		{"stops reading", []string{"deaf", "deaf-bulk"}, pick(1_000, 20_000)},
+		{"never acknowledges", []string{"mute"}, pick(1_000, 20_000)},
+		{"reads 1 KB per second", []string{"trickle"}, pick(1_000, 20_000)},
+		{"all at once", []string{"deaf", "deaf-bulk", "mute", "trickle"}, pick(1_000, 100_000)},
 	} {
 		t.Run(c.name, func(t *testing.T) { testStalled(t, c.kinds, c.bound) })
 	}
@@ -65,20 +65,22 @@ func testStalled(t *testing.T, kinds []string, bound int) {
 		stalled = append(stalled, x)
 	}
 
-	// One publisher sends most of it: it is the one to suffer when others are waited for.
+	// One publisher sends most of it: it is the one to suffer when others are waited for. The short form leaves room on a machine that
+	// runs the race detector and other tests: a load that it cannot carry would be late without any stalled subscriber.
 	var publishers []*peer
 	publish, stop := context.WithCancel(ctx)
 	defer stop()
 	var publishing sync.WaitGroup
+	window := pick(256, 1024)
 	flood := func(id string, w load) {
-		p := newPeer(peerOptions{ID: id, Expiry: stored, Clean: true, Window: 1024})
+		p := newPeer(peerOptions{ID: id, Expiry: stored, Clean: true, Window: window})
 		must(t, p.connect(ctx, s.Addr))
 		publishers = append(publishers, p)
 		publishing.Go(func() { p.flood(publish, w) })
 	}
-	flood("publisher-0", load{QoS: 0, Rate: 300, Topics: []string{"load/qos0"}})
-	flood("publisher-1", load{QoS: 1, Rate: 1500, Topics: []string{"load/qos1/a", "load/qos1/b"}})
-	flood("publisher-2", load{QoS: 2, Rate: 200, Topics: []string{"load/qos2"}})
+	flood("publisher-0", load{QoS: 0, Rate: pick(100.0, 300), Topics: []string{"load/qos0"}})
+	flood("publisher-1", load{QoS: 1, Rate: pick(500.0, 1500), Topics: []string{"load/qos1/a", "load/qos1/b"}})
+	flood("publisher-2", load{QoS: 2, Rate: pick(100.0, 200), Topics: []string{"load/qos2"}})
 	began := time.Now()
 	eventually(t, time.Minute, "the load without a stalled subscriber", func() bool {
 		return time.Since(began) > pick(time.Second, 5*time.Second)
@@ -86,7 +88,7 @@ func testStalled(t *testing.T, kinds []string, bound int) {
 	before := d.take()
 
 	if slices.Contains(kinds, "deaf-bulk") {
-		flood("publisher-bulk", load{QoS: 1, Rate: 200, Size: 16 << 10, Topics: []string{"bulk/a"}})
+		flood("publisher-bulk", load{QoS: 1, Rate: pick(100.0, 200), Size: 16 << 10, Topics: []string{"bulk/a"}})
 	}
 	began = time.Now()
 	for _, x := range stalled {
@@ -163,7 +165,7 @@ func testStalled(t *testing.T, kinds []string, bound int) {
 		if b.Lost+b.Misordered+b.Invented+twos.Duplicates+int(x.undeclared.Load()) > 0 {
 			t.Errorf("%s: wrong, %d duplicates came without DUP", x.peer.o.ID, x.undeclared.Load())
 		}
-		if b.Published-b.Delivered > sent.Refused || b.Published > bound+2048 && kept < bound {
+		if b.Published-b.Delivered > sent.Refused || b.Published > bound+2*window && kept < bound {
 			t.Errorf("%s: %d were kept, the bound is %d", x.peer.o.ID, kept, bound)
 		}
 	}
