@@ -16,6 +16,7 @@ import (
 	"github.com/lawnberry/lawnberry/bridge/homeassistant"
 	"github.com/lawnberry/lawnberry/broker"
 	"github.com/lawnberry/lawnberry/client"
+	"github.com/lawnberry/lawnberry/internal/brokertest"
 	"github.com/lawnberry/lawnberry/message"
 	"github.com/lawnberry/lawnberry/safety"
 	"github.com/lawnberry/lawnberry/service"
@@ -27,7 +28,7 @@ const base = "homeassistant/lawnberry/lawnberry/"
 // A world is a broker with a hub, a mower's service, a bridge and a home.
 type world struct {
 	t      testing.TB
-	broker *broker.Broker
+	broker brokertest.Broker
 	hub    *safety.Hub
 	nav    *service.Service
 	bridge *homeassistant.Bridge
@@ -87,13 +88,10 @@ func logger(t testing.TB) *slog.Logger {
 	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
 }
 
-func startBroker(t testing.TB, o broker.Options) *broker.Broker {
+func startBroker(t testing.TB, o broker.Options) brokertest.Broker {
 	t.Helper()
 	o.Listeners = []broker.Listener{{Network: "tcp", Address: "127.0.0.1:0"}}
-	b, err := broker.Start(testContext(t), o)
-	check(t, err)
-	stopped(t, b.Stop)
-	return b
+	return brokertest.StartWith(t, o)
 }
 
 func (w *world) did(name string) int {
