@@ -29,7 +29,7 @@ build: ## the command, as bin/lawnberry
 
 # What start many processes or judge times run when the others are through, one package after the other, and no compiler beside them: the
 # libraries are compiled first, and nats-server is built by TestBinary.
-ALONE := ./bridge/fleet ./examples ./internal/chaos ./internal/cli ./internal/demo ./internal/doctor
+ALONE := ./bridge/fleet ./bridge/web ./examples ./internal/chaos ./internal/cli ./internal/demo ./internal/doctor ./internal/uitest
 
 test: ## all tests, with the race detector; installs what they need on Debian, or says what it is
 	@LAWNBERRY_TEST_PYTHON="$$(scripts/test-deps)"; export LAWNBERRY_TEST_PYTHON; \

@@ -17,9 +17,10 @@ import (
 //   - Over MQTT 5 Message Expiry is what the broker says is left, in whole seconds, rounded up.
 //   - expires_at by our clock, if the two clocks agree: the message seems no older, and no more ahead of us, than the age limit.
 //
-// The least of these holds. With clocks that disagree, a second that Message Expiry has lost counts as two, since it may
-// have been nearly that much. Without Message Expiry there is then nothing to tell a live request from a dead one that
-// seems too old, or from one that a resumed session has kept for us: neither is run.
+// The least of these holds. With clocks that disagree, Message Expiry counts for a second less when it has lost some, or when a
+// resumed session may have kept the request for us: it may have lost nearly that much more. Without Message Expiry there is
+// then nothing to tell a live request from a dead one that seems too old, or from one that a resumed session has kept for
+// us: neither is run.
 
 const (
 	longestBudget = 24 * time.Hour
@@ -53,7 +54,7 @@ func (t *timing) remaining() (left time.Duration, far bool) {
 	far = t.age > t.tolerance || t.age < -t.tolerance
 	if t.expiry > 0 {
 		left = min(left, t.expiry)
-		if whole := t.budget.Truncate(time.Second); far && t.expiry < whole {
+		if whole := t.budget.Truncate(time.Second); far && (t.expiry < whole || t.backlog) {
 			left = t.expiry - time.Second
 		}
 	}
