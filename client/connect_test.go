@@ -9,7 +9,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"github.com/lawnberry/lawnberry/internal/brokertest"
 	"math/big"
 	"net"
 	"path/filepath"
@@ -20,6 +19,7 @@ import (
 	"time"
 
 	"github.com/lawnberry/lawnberry/broker"
+	"github.com/lawnberry/lawnberry/internal/brokertest"
 	"github.com/lawnberry/lawnberry/internal/packet"
 	"github.com/lawnberry/lawnberry/message"
 )

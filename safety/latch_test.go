@@ -3,7 +3,6 @@ package safety_test
 import (
 	"context"
 	"encoding/json"
-	"github.com/lawnberry/lawnberry/internal/brokertest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +11,7 @@ import (
 	"time"
 
 	"github.com/lawnberry/lawnberry/client"
+	"github.com/lawnberry/lawnberry/internal/brokertest"
 	"github.com/lawnberry/lawnberry/message"
 	"github.com/lawnberry/lawnberry/safety"
 	"github.com/lawnberry/lawnberry/service"

@@ -3,7 +3,6 @@ package safety_test
 import (
 	"context"
 	"fmt"
-	"github.com/lawnberry/lawnberry/internal/brokertest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/lawnberry/lawnberry/broker"
 	"github.com/lawnberry/lawnberry/client"
+	"github.com/lawnberry/lawnberry/internal/brokertest"
 	"github.com/lawnberry/lawnberry/internal/faultnet"
 	"github.com/lawnberry/lawnberry/internal/mosquittotest"
 	"github.com/lawnberry/lawnberry/message"

@@ -2,8 +2,6 @@ package service_test
 
 import (
 	"context"
-	"github.com/lawnberry/lawnberry/broker"
-	"github.com/lawnberry/lawnberry/internal/brokertest"
 	"os"
 	"os/exec"
 	"sync"
@@ -11,7 +9,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lawnberry/lawnberry/broker"
 	"github.com/lawnberry/lawnberry/client"
+	"github.com/lawnberry/lawnberry/internal/brokertest"
+	"github.com/lawnberry/lawnberry/internal/proctest"
 	"github.com/lawnberry/lawnberry/message"
 	"github.com/lawnberry/lawnberry/service"
 )
@@ -88,7 +89,7 @@ func TestStoppedProcess(t *testing.T) {
 	})
 	awaitState(t, observer, "victim", service.Healthy)
 	for range 3 {
-		must(t, cmd.Process.Signal(syscall.SIGSTOP))
+		proctest.Stop(t, cmd.Process.Pid)
 		awaitState(t, observer, "victim", service.Offline)
 		must(t, cmd.Process.Signal(syscall.SIGCONT))
 		awaitState(t, observer, "victim", service.Healthy)

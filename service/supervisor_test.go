@@ -3,11 +3,11 @@ package service_test
 import (
 	"encoding/json"
 	"fmt"
-	"github.com/lawnberry/lawnberry/broker"
 	"slices"
 	"testing"
 	"time"
 
+	"github.com/lawnberry/lawnberry/broker"
 	"github.com/lawnberry/lawnberry/client"
 	"github.com/lawnberry/lawnberry/internal/brokertest"
 	"github.com/lawnberry/lawnberry/message"

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"github.com/lawnberry/lawnberry/internal/brokertest"
 	"io"
 	"net/http"
 	"path/filepath"
@@ -19,6 +18,7 @@ import (
 
 	"github.com/lawnberry/lawnberry/bridge/web"
 	"github.com/lawnberry/lawnberry/client"
+	"github.com/lawnberry/lawnberry/internal/brokertest"
 	"github.com/lawnberry/lawnberry/message"
 	"github.com/lawnberry/lawnberry/safety"
 	"github.com/lawnberry/lawnberry/service"

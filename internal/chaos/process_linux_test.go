@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"syscall"
 	"time"
 	"unsafe"
@@ -18,22 +17,6 @@ func sinceBoot() time.Duration {
 		panic(err)
 	}
 	return time.Duration(now.Nano())
-}
-
-// stands reports whether all threads of a process are stopped.
-func stands(pid int) bool {
-	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
-	if err != nil || len(threads) == 0 {
-		return false
-	}
-	for _, thread := range threads {
-		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/stat", pid, thread.Name()))
-		_, after, found := strings.Cut(string(b), ") ")
-		if err != nil || !found || !strings.HasPrefix(after, "T") {
-			return false
-		}
-	}
-	return true
 }
 
 // process makes a process end with the test, however that ends. It runs as that user, unless user is 0.

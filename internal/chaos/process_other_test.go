@@ -10,9 +10,6 @@ import (
 // sinceBoot is the wall clock's, where nothing else is shared by all processes.
 func sinceBoot() time.Duration { return time.Duration(time.Now().UnixNano()) }
 
-// stands takes it for granted.
-func stands(int) bool { return true }
-
 func process(uint32) *syscall.SysProcAttr { return nil }
 
 const smallDiskEnv = "LAWNBERRY_CHAOS_SMALL_DISK"

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/lawnberry/lawnberry/client"
+	"github.com/lawnberry/lawnberry/internal/proctest"
 	"github.com/lawnberry/lawnberry/message"
 	"github.com/lawnberry/lawnberry/safety"
 	"github.com/lawnberry/lawnberry/service"
@@ -351,15 +352,9 @@ func (a *actor) alive() bool {
 }
 
 // freeze stops the process (SIGSTOP) and returns when all its threads stand.
-func (a *actor) freeze() { freeze(a.t, a.cmd.Process.Pid) }
+func (a *actor) freeze() { proctest.Stop(a.t, a.cmd.Process.Pid) }
 
 func (a *actor) thaw() { must(a.t, a.cmd.Process.Signal(syscall.SIGCONT)) }
-
-func freeze(t testing.TB, pid int) {
-	t.Helper()
-	must(t, syscall.Kill(pid, syscall.SIGSTOP))
-	eventually(t, 10*time.Second, "the process stands", func() bool { return stands(pid) })
-}
 
 // now is a mark in what it says.
 func (a *actor) now() int {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/lawnberry/lawnberry/internal/faultnet"
+	"github.com/lawnberry/lawnberry/internal/proctest"
 )
 
 // A loss is something that takes the permit from a driver. inject returns when it has happened, and what ends it.
@@ -34,7 +35,7 @@ func losses() []loss {
 		{name: "driver frozen", frozen: true, inject: func(m *mower, _ *faultnet.Proxy, _ *rand.Rand) func() { m.driver.freeze(); return m.driver.thaw }},
 		{name: "safety service frozen", inject: func(m *mower, _ *faultnet.Proxy, _ *rand.Rand) func() { m.safety.freeze(); return m.safety.thaw }},
 		{name: "broker frozen", inject: func(m *mower, _ *faultnet.Proxy, _ *rand.Rand) func() {
-			freeze(m.t, m.server.pid())
+			proctest.Stop(m.t, m.server.pid())
 			return func() { must(m.t, m.server.cmd.Process.Signal(syscall.SIGCONT)) }
 		}},
 	}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/lawnberry/lawnberry/client"
+	"github.com/lawnberry/lawnberry/internal/proctest"
 	"github.com/lawnberry/lawnberry/service"
 )
 
@@ -319,7 +320,7 @@ func TestReplicaHang(t *testing.T) {
 		replicas[i].start()
 	}
 	k := newCaller(t, s, "target")
-	freeze(t, replicas[0].cmd.Process.Pid) // one of its threads could still take a command
+	proctest.Stop(t, replicas[0].cmd.Process.Pid)
 	const n = 60
 	var calls sync.WaitGroup
 	for range n {

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/lawnberry/lawnberry/internal/faultnet"
+	"github.com/lawnberry/lawnberry/internal/proctest"
 )
 
 // ready is how long servers may take until they are ready, on a machine that is slow and busy.
@@ -297,15 +298,15 @@ func (s *Servers) Restart(i int) {
 }
 
 // Reload makes a node read its configuration again.
-func (s *Servers) Reload(i int) { s.signal(i, syscall.SIGHUP, false) }
+func (s *Servers) Reload(i int) { s.signal(i, syscall.SIGHUP) }
 
-// Stop makes a node hang, by SIGSTOP: its sockets stay open and nothing is read.
-func (s *Servers) Stop(i int) { s.signal(i, syscall.SIGSTOP, true) }
+// Stop makes a node hang: its sockets stay open and nothing is read.
+func (s *Servers) Stop(i int) { s.signal(i, syscall.SIGSTOP) }
 
 // Cont ends a hang.
-func (s *Servers) Cont(i int) { s.signal(i, syscall.SIGCONT, false) }
+func (s *Servers) Cont(i int) { s.signal(i, syscall.SIGCONT) }
 
-func (s *Servers) signal(i int, sig syscall.Signal, stopped bool) {
+func (s *Servers) signal(i int, sig syscall.Signal) {
 	s.t.Helper()
 	n := s.nodes[i]
 	n.mu.Lock()
@@ -313,10 +314,13 @@ func (s *Servers) signal(i int, sig syscall.Signal, stopped bool) {
 	if n.cmd == nil {
 		s.t.Fatalf("node %d does not run", i)
 	}
+	if n.stopped = sig == syscall.SIGSTOP; n.stopped {
+		proctest.Stop(s.t, n.cmd.Process.Pid)
+		return
+	}
 	if err := n.cmd.Process.Signal(sig); err != nil {
 		s.t.Fatalf("node %d: %v", i, err)
 	}
-	n.stopped = stopped
 }
 
 // Partition cuts a node off from the others without telling either side: what they send each other vanishes. Clients still reach it. It needs
