@@ -39,7 +39,7 @@ test: ## all tests, with the race detector; installs what they need on Debian, o
 	export LAWNBERRY_TEST_ENGINE=$(ENGINE); alone=; status=0; \
 	if [[ $$packages == ./... ]]; then \
 		CGO_ENABLED=0 go test -run '^TestBinary$$' ./internal/natstest; \
-		CGO_ENABLED=0 go build ./...; go build $$race ./...; \
+		libraries=$$(go list -f '{{if and .GoFiles (ne .Name "main")}}{{.ImportPath}}{{end}}' ./...); CGO_ENABLED=0 go build $$libraries; go build $$race $$libraries; \
 		alone="$(ALONE)"; packages=$$(go list ./... | grep -vxF "$$(go list $(ALONE))"); \
 	fi; \
 	(set -x; go test $$race -timeout 30m $(TESTFLAGS) $$packages) || status=1; \

@@ -2,6 +2,7 @@
 package proctest
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -45,7 +46,7 @@ func stands(pid int) (bool, error) {
 	}
 	for _, thread := range threads {
 		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/stat", pid, thread.Name()))
-		if os.IsNotExist(err) { // that thread has ended
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ESRCH) { // that thread has ended, before or after the file was opened
 			continue
 		}
 		if err != nil {
